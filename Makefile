@@ -1,0 +1,71 @@
+# Each target is a short call of something that you can run without make.
+SHELL := /bin/bash
+FLEET ?= examples/local/fleet.yml
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONPATH := $(CURDIR)/build/collections
+# How long the long tests are: 1 in `make test`; `make soak` runs their full form.
+export TEST_SCALE ?= 1
+
+LOCAL_PROVIDER := ansible-playbook playbooks/local_provider.yml -e local_provider_cache_directory=$(CURDIR)/build/cache
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo verify destroy exec check lint sanity unit test bench soak clean lock pin-images
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup:
+	@scripts/setup runtime
+	@$(LOCAL_PROVIDER)
+
+demo: setup ## rent the demo's hosts from the provider local, deploy, verify, report
+	ansible-playbook -i $(FLEET) playbooks/site.yml
+
+verify: ## check the running demo (TAGS=kafka checks one service)
+	ansible-playbook -i $(FLEET) playbooks/verify.yml $(if $(TAGS),--tags $(TAGS))
+
+destroy: ## destroy the demo and prove that nothing is left
+	ansible-playbook -i $(FLEET) playbooks/destroy.yml
+	$(LOCAL_PROVIDER) -e local_provider_state=absent
+
+exec: ## a command inside a service's container: make exec HOST=kafka-1 SERVICE=kafka CMD='ls /opt'
+	@scripts/exec "$(FLEET)" "$(HOST)" "$(SERVICE)" "$(CMD)"
+
+check: ## lint, sanity and unit tests
+	@scripts/setup dev
+	@scripts/timed lint $(MAKE) --no-print-directory lint
+	@scripts/timed sanity $(MAKE) --no-print-directory sanity
+	@scripts/timed unit $(MAKE) --no-print-directory unit
+
+lint:
+	ruff check .
+	ruff format --check .
+	mypy -p ansible_collections.gpuops.fleet.plugins -p gpuops_telemetry
+	mypy tests
+	yamllint .
+	ansible-lint --offline --profile production
+	antsibull-changelog lint
+	scripts/in-collection-tree antsibull-docs lint-collection-docs --plugin-docs --disallow-unknown-collection-refs .
+	shellcheck scripts/* .ci/run roles/local_provider/files/*-*
+
+sanity:
+	scripts/sanity
+
+unit:
+	pytest -q tests/unit
+
+test: ## every test
+	@scripts/test
+
+bench: ## ratios against references, into build/bench.json
+	@scripts/setup dev
+	python -m tests.benchmarks
+
+soak: ## the long forms of the tests
+	@TEST_SCALE=10 scripts/test
+
+lock: ## refresh the lock files from requirements/*.in
+	scripts/lock
+
+clean: ## remove everything that was made here, caches too
+	@scripts/clean

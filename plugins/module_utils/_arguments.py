@@ -1,0 +1,158 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""The one argument spec of an instance: the module uses it, and the inventory validates the fleet file with it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Runtime, Wish
+
+# What a user can say about one instance, in the fleet file as well as in a task.
+INSTANCE_SPEC: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "roles": {"type": "list", "elements": "str", "default": []},
+    "providers": {"type": "list", "elements": "str", "required": True},
+    "prefer_order": {"type": "bool", "default": False},
+    "gpu": {"type": "str"},
+    "gpu_count": {"type": "int"},
+    "instance_type": {"type": "str"},
+    "regions": {"type": "list", "elements": "str", "default": []},
+    "runtime": {"type": "str", "choices": ["vm", "container"], "default": "vm"},
+    "max_price_per_hour_usd": {"type": "float"},
+    "price_per_hour_usd": {"type": "float"},
+    "max_lifetime": {"type": "str"},
+    "image": {"type": "str"},
+    "entrypoint": {"type": "list", "elements": "str"},
+    "args": {"type": "list", "elements": "str"},
+    "env": {"type": "dict", "no_log": True},
+    "ports": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "port": {"type": "int", "required": True},
+            "protocol": {"type": "str", "choices": ["tcp", "http"], "default": "tcp"},
+        },
+    },
+    "disk_gib": {"type": "int", "default": 50},
+    "interruptible": {"type": "bool", "default": False},
+    "ssh_public_key": {"type": "str", "no_log": False},
+    "ssh_private_key_file": {"type": "path", "no_log": False},
+    "wait": {"type": "str", "choices": ["none", "running", "ssh", "gpu", "endpoint"]},
+    "wait_timeout_seconds": {"type": "int", "default": 600},
+    "on_unready": {"type": "str", "choices": ["keep", "stop", "replace", "destroy"], "default": "keep"},
+    "on_drift": {"type": "str", "choices": ["fail", "replace"], "default": "fail"},
+}
+
+# What decides whose machines are meant, and where the providers are.
+FLEET_SPEC: dict[str, dict[str, Any]] = {
+    "deployment_id": {"type": "str", "required": True},
+    "provider_settings": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "local": {
+                "type": "dict",
+                "options": {
+                    "api_url": {"type": "str"},
+                    "image": {"type": "str"},
+                    "isolation": {"type": "str", "choices": ["auto", "privileged", "capabilities"], "default": "auto"},
+                    "subnet_pool": {"type": "str"},
+                },
+            },
+        },
+    },
+}
+
+_UNITS = {"h": 3600, "d": 86400, "w": 604800}
+
+
+def lifetime_seconds(text: str) -> int | None:
+    """'8h', '7d' or '2w' in seconds, None for the word 'unlimited'; raises ValueError for anything else."""
+    if text == "unlimited":
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
+    if match is None:
+        raise ValueError(f"max_lifetime '{text}' can't be read; write hours, days or weeks ('8h', '7d', '2w') or 'unlimited'.")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def complete_instance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The settings with defaults and the right types, and (field, sentence) for each wrong name or type."""
+    errors = []
+    known = {}
+    for key, value in settings.items():
+        if key in INSTANCE_SPEC:
+            known[key] = value
+        else:
+            near = difflib.get_close_matches(str(key), list(INSTANCE_SPEC), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(sorted(INSTANCE_SPEC))}."
+            errors.append((str(key), f"{key}: there is no such option of an instance; {hint}"))
+    result = ArgumentSpecValidator(INSTANCE_SPEC).validate(known)
+    errors += [(_field_in(message), f"{message}.") for message in result.error_messages]
+    return result.validated_parameters, errors
+
+
+def _field_in(message: str) -> str:
+    """The option that an error of Ansible's argument spec is about; these errors come as text only."""
+    words = re.findall(r"[a-z_]+", message)
+    return next((word for word in words if word in INSTANCE_SPEC), "")
+
+
+def wish_from(params: Mapping[str, Any]) -> Wish:
+    """What the user wants, from parameters that were validated and passed the preflight."""
+    provider_settings = params.get("provider_settings") or {}
+    gpu = params.get("gpu")
+    return Wish(
+        deployment_id=params["deployment_id"],
+        name=params["name"],
+        state=params["state"],
+        providers=tuple(params["providers"]),
+        look_at=tuple(dict.fromkeys([*params["providers"], *(key for key, value in provider_settings.items() if value)])),
+        prefer_order=params["prefer_order"],
+        gpu=_gpus.resolve(gpu).name if gpu else None,
+        gpu_count=(params.get("gpu_count") or 1) if gpu else 0,
+        instance_type=params.get("instance_type"),
+        regions=tuple(params["regions"]),
+        runtime=Runtime(params["runtime"]),
+        max_price_per_hour_usd=params.get("max_price_per_hour_usd"),
+        price_per_hour_usd=params.get("price_per_hour_usd"),
+        lifetime_seconds=lifetime_seconds(params.get("max_lifetime") or "unlimited"),
+        image=params.get("image"),
+        entrypoint=_optional_tuple(params.get("entrypoint")),
+        args=_optional_tuple(params.get("args")),
+        env={key: str(value) for key, value in (params.get("env") or {}).items()},
+        ports=tuple(sorted((port["port"], port["protocol"]) for port in params["ports"])),
+        disk_gib=params["disk_gib"],
+        interruptible=params["interruptible"],
+        ssh_public_key=public_key(params),
+        ssh_private_key_file=params.get("ssh_private_key_file"),
+        wait=params.get("wait") or ("ssh" if params["runtime"] == "vm" else "endpoint"),
+        wait_timeout_seconds=params["wait_timeout_seconds"],
+        on_unready=params["on_unready"],
+        on_drift=params["on_drift"],
+    )
+
+
+def public_key(params: Mapping[str, Any]) -> str | None:
+    """The public key to put on the machine: as given, else the one beside the private key file."""
+    text: str | None = params.get("ssh_public_key")
+    private_key_file = params.get("ssh_private_key_file")
+    if not text and private_key_file and os.path.exists(f"{private_key_file}.pub"):
+        with open(f"{private_key_file}.pub", encoding="utf-8") as file:
+            text = file.read()
+    return text.strip() if text else None
+
+
+def _optional_tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)

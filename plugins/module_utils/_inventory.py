@@ -1,0 +1,239 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""Pure: a fleet file and what lives become hosts, groups and variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_file import Fleet
+from ansible_collections.gpuops.fleet.plugins.module_utils._listing import Listing
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Runtime, Status
+
+WANTED_GROUP = "fleet_wanted"
+ORPHANS_GROUP = "fleet_orphans"
+SSH_GROUP = "fleet_ssh"
+ENDPOINTS_GROUP = "fleet_endpoints"
+FIXED_GROUPS = (WANTED_GROUP, ORPHANS_GROUP, SSH_GROUP, ENDPOINTS_GROUP)
+
+# What a provider says ends up in a command line of ssh, and Ansible opens templates in variables; what doesn't look
+# like the thing it should be is left out.
+_KEY_TYPE = r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521))"
+_HOST_KEY = re.compile(rf"{_KEY_TYPE} [A-Za-z0-9+/]{{40,2000}}={{0,3}}", re.ASCII)
+_ADDRESS = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.:_-]{0,253})", re.ASCII)
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+=-]{0,254}", re.ASCII)
+_USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.ASCII)
+
+
+@dataclass
+class HostEntry:
+    """One host as Ansible will see it."""
+
+    name: str
+    groups: list[str] = field(default_factory=list)
+    variables: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Built:
+    """The whole inventory of one fleet file."""
+
+    hosts: list[HostEntry]
+    all_variables: dict[str, Any]
+    warnings: list[str]
+
+
+def build(
+    fleet: Fleet, listings: Iterable[Listing], report_directory: str, wanted_elsewhere: Collection[str] = ()
+) -> Built:
+    """Put together what is wanted and what lives.
+
+    wanted_elsewhere: names that another fleet file of the same deployment wants; they are no orphans.
+    """
+    listings = list(listings)
+    warnings = list(fleet.warnings)
+    warnings += [_failure_warning(listing) for listing in listings if listing.failure is not None]
+    failed = {listing.provider for listing in listings if listing.failure is not None}
+    kept, surplus = _one_per_name(fleet.deployment_id, listings)
+    hosts = []
+    for settings in fleet.instances:
+        host = HostEntry(settings["name"], [WANTED_GROUP])
+        found = kept.pop(host.name, None)
+        _set_wanted(host, fleet, settings)
+        if found is not None:
+            _set_living(host, *found, warnings)
+            _set_usable(host, found[0], settings, fleet, warnings)
+        elif failed.intersection(settings["providers"]):
+            host.variables["fleet_status"] = "unknown"
+        for extra in surplus.pop(host.name, ()):
+            warnings.append(
+                f"{host.name} was rented more than once: {extra.provider} also has {extra.id}. The oldest one is used; "
+                "the next run of gpuops.fleet.provision removes what is too many."
+            )
+        hosts.append(host)
+    for name in sorted(set(kept).difference(wanted_elsewhere)):
+        hosts.append(_orphan(name, kept[name], fleet, warnings))
+        for extra in surplus.get(name, ()):
+            hosts.append(_orphan(f"{name}--{extra.marker.nonce}", (extra, kept[name][1]), fleet, warnings))
+    variables = {
+        "fleet_deployment_id": fleet.deployment_id,
+        "fleet_domain": fleet.domain,
+        "fleet_complete": not failed,
+        "fleet_report_directory": report_directory,
+        "fleet_file": os.path.abspath(fleet.path),
+    }
+    return Built(hosts, variables, warnings)
+
+
+def state_home(environment: Mapping[str, str]) -> str:
+    """Where this collection keeps what explains the past."""
+    given = environment.get("GPUFLEET_HOME")
+    return os.path.abspath(os.path.expanduser(given or os.path.join("~", ".local", "state", "gpuops-fleet")))
+
+
+def group_name(prefix: str, word: str) -> str:
+    """A name that Ansible takes for a group."""
+    return f"{prefix}_{re.sub(r'[^A-Za-z0-9_]', '_', word)}"
+
+
+def ssh_pinning(host_key: str) -> str:
+    """Options for ssh that accept this key of the host and no other, without any file.
+
+    %H is ssh's own (the name that it looks up). Ansible splits the text as a shell would, so the quotes keep the
+    command in one piece.
+    """
+    return (
+        "-o StrictHostKeyChecking=yes -o UserKnownHostsFile=none -o GlobalKnownHostsFile=none "
+        f'-o "KnownHostsCommand=/bin/echo %H {host_key}"'
+    )
+
+
+def _failure_warning(listing: Listing) -> str:
+    fix = f" {listing.fix}" if listing.fix else ""
+    return (
+        f"Provider {listing.provider} did not say what lives there: {listing.failure}{fix} "
+        "Its instances are unknown in this run (fleet_complete is false)."
+    )
+
+
+def _one_per_name(
+    deployment_id: str, listings: Iterable[Listing]
+) -> tuple[dict[str, tuple[Instance, float]], dict[str, list[Instance]]]:
+    """The oldest live instance of each name (ties by nonce), and the ones that are too many."""
+    living: dict[str, list[tuple[Instance, float]]] = {}
+    for listing in listings:
+        for instance in listing.instances:
+            ours = instance.marker.deployment_id == deployment_id and instance.marker.owner == "fleet"
+            if ours and instance.status is not Status.TERMINATING:
+                living.setdefault(instance.marker.name, []).append((instance, listing.age_seconds))
+    kept, surplus = {}, {}
+    for name, found in living.items():
+        found.sort(key=lambda item: (_age_key(item[0]), item[0].marker.nonce))
+        kept[name] = found[0]
+        surplus[name] = [instance for instance, age in found[1:]]
+    return kept, surplus
+
+
+def _age_key(instance: Instance) -> float:
+    return instance.created_at if instance.created_at is not None else float("inf")
+
+
+def _set_wanted(host: HostEntry, fleet: Fleet, settings: Mapping[str, Any]) -> None:
+    wanted = dict(settings)
+    if wanted.get("ssh_private_key_file"):
+        wanted["ssh_private_key_file"] = _key_file(wanted["ssh_private_key_file"], fleet)
+    host.variables.update(
+        fleet_name=host.name,
+        fleet_peer_name=f"{host.name}.{fleet.domain}",
+        fleet_status="absent",
+        fleet_wanted_instance=wanted,
+    )
+
+
+def _key_file(path: Any, fleet: Fleet) -> Any:
+    return path if _fleet_file.opened_later(path) else _fleet_file.resolve_path(path, fleet.path)
+
+
+def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warnings: list[str]) -> None:
+    def plausible(what: str, value: str | None, pattern: re.Pattern[str]) -> str | None:
+        if value is None or pattern.fullmatch(value):
+            return value
+        warnings.append(f"{host.name}: {instance.provider} names {value!r} as its {what}; that is none, and is left out.")
+        return None
+
+    host.variables.update(
+        fleet_status=instance.status.value,
+        fleet_provider=instance.provider,
+        fleet_gpu=plausible("GPU", instance.gpu, _ID),
+        fleet_gpu_count=instance.gpu_count,
+        fleet_runtime=instance.runtime.value,
+        fleet_price_per_hour_usd=instance.price_per_hour_usd,
+        fleet_instance_id=plausible("id", instance.id, _ID),
+        fleet_host_key=plausible("host key", instance.host_key, _HOST_KEY),
+        fleet_inventory_age_seconds=round(age_seconds, 1),
+        fleet_address=plausible("address", instance.address, _ADDRESS),
+    )
+
+
+def _set_usable(
+    host: HostEntry, instance: Instance, settings: Mapping[str, Any], fleet: Fleet, warnings: list[str]
+) -> None:
+    """The groups of what lives; role groups and connection variables only for what can be used now."""
+    host.groups.append(group_name("provider", instance.provider))
+    host.groups.append(group_name("runtime", instance.runtime.value))
+    if instance.gpu:
+        host.groups.append(group_name("gpu", instance.gpu))
+    if instance.status is not Status.RUNNING:
+        return
+    if instance.runtime is Runtime.CONTAINER:
+        host.groups.append(ENDPOINTS_GROUP)
+    elif _set_connection(host, instance, settings, fleet, warnings):
+        host.groups.append(SSH_GROUP)
+    else:
+        return
+    host.groups.extend(settings.get("roles") or ())
+
+
+def _set_connection(
+    host: HostEntry, instance: Instance, settings: Mapping[str, Any], fleet: Fleet, warnings: list[str]
+) -> bool:
+    """How ssh reaches it; False while there is no way."""
+    endpoints = sorted(instance.ssh_endpoints, key=lambda endpoint: endpoint.kind != "direct")
+    if not endpoints:
+        return False
+    endpoint = endpoints[0]
+    if not _ADDRESS.fullmatch(endpoint.host) or not _USER.fullmatch(instance.ssh_user):
+        warnings.append(
+            f"{host.name}: {instance.provider} names {endpoint.host!r} and {instance.ssh_user!r} as the address and "
+            "user for SSH; they can't be that, so the host is left out of fleet_ssh."
+        )
+        return False
+    host.variables.update(ansible_host=endpoint.host, ansible_port=endpoint.port, ansible_user=instance.ssh_user)
+    if settings.get("ssh_private_key_file"):
+        host.variables["ansible_ssh_private_key_file"] = _key_file(settings["ssh_private_key_file"], fleet)
+    host_key = host.variables["fleet_host_key"]
+    if host_key:
+        host.variables["ansible_ssh_common_args"] = ssh_pinning(host_key)
+    else:
+        warnings.append(
+            f"{host.name}: no host key is recorded at {instance.provider}, so ssh decides by its own known hosts "
+            "whether this is the right machine. 'ansible-playbook gpuops.fleet.provision' records the key."
+        )
+    return True
+
+
+def _orphan(name: str, found: tuple[Instance, float], fleet: Fleet, warnings: list[str]) -> HostEntry:
+    """Live, ours, and in no fleet file: visible, and in no group that a play would deploy to."""
+    host = HostEntry(name, [ORPHANS_GROUP])
+    host.variables.update(fleet_name=found[0].marker.name, fleet_peer_name=f"{found[0].marker.name}.{fleet.domain}")
+    _set_living(host, *found, warnings)
+    host.variables["fleet_marker"] = _marker.encode(found[0].marker)
+    return host

@@ -1,0 +1,143 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""What the engine talks about: offers, instances and requests, with units in the field names."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Status(str, enum.Enum):
+    """Where a rented instance is in its life, in words that hold for every provider."""
+
+    PENDING = "pending"  # rented, not running yet (also: created but never started)
+    RUNNING = "running"
+    STOPPED = "stopped"  # exists, costs what the provider asks for a stopped one
+    FAILED = "failed"  # the provider says that it can't run
+    TERMINATING = "terminating"
+
+
+class Runtime(str, enum.Enum):
+    """What was rented: a machine in which Docker works, or a container in which it can't."""
+
+    VM = "vm"
+    CONTAINER = "container"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What stands on the rented thing itself and says whose it is.
+
+    expiry_epoch_hours is rounded up; 0 means unlimited.
+    """
+
+    deployment_id: str
+    name: str
+    nonce: str
+    expiry_epoch_hours: int = 0
+    owner: str = "fleet"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address at which an instance answers from the controller."""
+
+    host: str
+    port: int
+    kind: str = "direct"  # direct or proxy
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something that can be rented now. price_per_hour_usd is None when unknown, never 0 for it."""
+
+    provider: str
+    id: str
+    gpu: str | None = None
+    gpu_count: int = 0
+    instance_type: str | None = None
+    memory_mib: int | None = None
+    cpu_count: int | None = None
+    disk_gib: int | None = None
+    region: str | None = None
+    runtime: Runtime = Runtime.VM
+    interruptible: bool = False
+    price_per_hour_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a provider is asked to create: the user's wish, resolved to one offer and one marker."""
+
+    marker: Marker
+    offer: Offer
+    image: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    ports: tuple[tuple[int, str], ...] = ()  # (port, "tcp" or "http")
+    disk_gib: int = 50
+    ssh_public_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What was rented, as its provider describes it now. Addresses and keys are None while unknown."""
+
+    provider: str
+    id: str
+    marker: Marker
+    status: Status
+    runtime: Runtime = Runtime.VM
+    gpu: str | None = None
+    gpu_count: int = 0
+    price_per_hour_usd: float | None = None
+    instance_type: str | None = None
+    region: str | None = None
+    image: str | None = None
+    disk_gib: int | None = None
+    ports: tuple[tuple[int, str], ...] | None = None  # None: every port can be reached
+    address: str | None = None  # the address its peers use
+    ssh_endpoints: tuple[Endpoint, ...] = ()
+    ssh_user: str = "root"
+    host_key: str | None = None  # "ssh-ed25519 AAAA…", without a comment
+    created_at: float | None = None  # seconds since the epoch
+    needs_start: bool = False  # its creation was interrupted before the first start: start() completes it
+    detail: str = ""  # the provider's own words about the status
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user wants of one instance. None and empty mean: not said, so nothing is changed for it."""
+
+    deployment_id: str
+    name: str
+    state: str = "started"  # present, started, stopped, absent
+    providers: tuple[str, ...] = ()  # where it may be rented
+    look_at: tuple[str, ...] = ()  # where it may already live
+    prefer_order: bool = False
+    gpu: str | None = None
+    gpu_count: int = 0
+    instance_type: str | None = None
+    regions: tuple[str, ...] = ()
+    runtime: Runtime = Runtime.VM
+    max_price_per_hour_usd: float | None = None
+    price_per_hour_usd: float | None = None  # what the user knows about a price that the provider doesn't tell
+    lifetime_seconds: int | None = None  # None: unlimited
+    image: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    ports: tuple[tuple[int, str], ...] = ()
+    disk_gib: int = 50
+    interruptible: bool = False
+    ssh_public_key: str | None = None
+    ssh_private_key_file: str | None = None
+    wait: str = "ssh"  # none, running, ssh, gpu, endpoint
+    wait_timeout_seconds: int = 600
+    on_unready: str = "keep"  # keep, stop, replace, destroy
+    on_drift: str = "fail"  # fail, replace

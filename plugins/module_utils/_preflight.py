@@ -1,0 +1,170 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""What can be refused before a provider is asked and money is spent.
+
+The instance module and the inventory plugin use the same checks, so a fleet file that loads can also be rented.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, PROVIDER_NAMES, Capability
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: the field, and a sentence with the value and the fix."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def check_instance(settings: Mapping[str, Any]) -> list[Problem]:
+    """All that is wrong with one instance's settings; empty when it can be rented. Asks nobody."""
+    complete, errors = _arguments.complete_instance(settings)
+    if errors:
+        return [Problem(field, message) for field, message in errors]
+    return [problem for check in _CHECKS for problem in check(complete)]
+
+
+def check_deployment_id(value: object) -> list[Problem]:
+    """Like check_instance, for the one setting of a fleet that has no default."""
+    return _refused("deployment_id", lambda: _marker.check_deployment_id(value))
+
+
+def _refused(field: str, check: Callable[[], object]) -> list[Problem]:
+    try:
+        check()
+    except ValueError as error:
+        return [Problem(field, str(error))]
+    return []
+
+
+def _name(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _refused("name", lambda: _marker.check_name(settings["name"]))
+
+
+def _providers(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    if not settings["providers"]:
+        yield Problem("providers", f"providers is empty; name at least one of: {', '.join(PROVIDER_NAMES)}.")
+    for name in settings["providers"]:
+        if name not in CAPABILITIES:
+            yield Problem("providers", f"provider '{name}' is not known; use one of: {', '.join(PROVIDER_NAMES)}.")
+
+
+def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    needed = {
+        "interruptible": (Capability.SPOT, settings["interruptible"], "rents no interruptible machines", "interruptible: false"),
+        "entrypoint": (Capability.ENTRYPOINT, settings["entrypoint"] is not None, "can't set an entry point", "args"),
+        "args": (Capability.ARGS, settings["args"] is not None, "can't pass arguments to an image", "a role"),
+        "env": (Capability.ENV, bool(settings["env"]), "can't set environment variables", "role variables"),
+        "regions": (Capability.REGIONS, bool(settings["regions"]), "has no regions", "regions: []"),
+    }
+    for field, (capability, wanted, cannot, instead) in needed.items():
+        for name in _without(settings, capability) if wanted else []:
+            yield Problem(field, f"{field}: provider '{name}' {cannot}; use {instead} or another provider.")
+    runtime = Capability.VM if settings["runtime"] == "vm" else Capability.CONTAINER
+    for name in _without(settings, runtime):
+        yield Problem("runtime", f"runtime '{settings['runtime']}': provider '{name}' doesn't rent such; use the other one.")
+    if settings["wait"] == "endpoint" and settings["runtime"] == "vm":
+        yield Problem("wait", "wait 'endpoint' is for container rentals; a machine has no endpoint before its roles ran: use 'ssh'.")
+    if settings["wait"] in ("ssh", "gpu") and settings["runtime"] == "container":
+        yield Problem("wait", f"wait '{settings['wait']}' is for machines; a container rental has no SSH: use 'endpoint'.")
+    if settings["on_unready"] == "stop":
+        for name in _without(settings, Capability.STOP):
+            yield Problem("on_unready", f"on_unready 'stop': provider '{name}' can't stop a machine; use 'keep' or 'destroy'.")
+
+
+def _without(settings: Mapping[str, Any], capability: Capability) -> list[str]:
+    return [name for name in settings["providers"] if name in CAPABILITIES and capability not in CAPABILITIES[name]]
+
+
+def _lifetime(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    text = settings["max_lifetime"]
+    if text is not None:
+        yield from _refused("max_lifetime", lambda: _arguments.lifetime_seconds(text))
+        return
+    for name in _without(settings, Capability.FREE):
+        yield Problem(
+            "max_lifetime",
+            f"max_lifetime is missing, and provider '{name}' costs money; say how long at most ('8h', '7d') or 'unlimited'.",
+        )
+
+
+def _gpu(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    if settings["gpu"]:
+        yield from _refused("gpu", lambda: _gpus.resolve(settings["gpu"]))
+    elif settings["gpu_count"]:
+        yield Problem("gpu_count", f"gpu_count {settings['gpu_count']} has no gpu beside it; add gpu, such as 'gpu: L4'.")
+    elif settings["wait"] == "gpu":
+        yield Problem("wait", "wait 'gpu' needs a gpu; add gpu, such as 'gpu: L4', or use wait 'ssh'.")
+
+
+def _ports(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    seen = set()
+    for entry in settings["ports"]:
+        port = entry["port"]
+        if not 1 <= port <= 65535:
+            yield Problem("ports", f"ports: {port} is not a port; write a number from 1 to 65535.")
+        if port in seen:
+            yield Problem("ports", f"ports: {port} is listed twice; remove one of the entries.")
+        seen.add(port)
+
+
+# The least and the most that makes sense; the most catches bytes or MiB written by mistake.
+_LIMITS = {
+    "gpu_count": (1, 64),
+    "disk_gib": (1, 65536),
+    "wait_timeout_seconds": (1, 86400),
+    "max_price_per_hour_usd": (0, 10000),
+    "price_per_hour_usd": (0, 10000),
+}
+
+
+def _numbers(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    for field, (least, most) in _LIMITS.items():
+        value = settings[field]
+        if value is not None and not least <= value <= most:
+            yield Problem(field, f"{field} {value} is out of range; write a number from {least} to {most}.")
+
+
+def _keys(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    path, text = settings["ssh_private_key_file"], settings["ssh_public_key"]
+    if path:
+        problem = _private_key_problem(path)
+        if problem:
+            yield Problem("ssh_private_key_file", f"ssh_private_key_file '{path}' {problem}")
+    if text and (len(text.split()) < 2 or "\n" in text.strip() or not text.startswith(("ssh-", "ecdsa-", "sk-"))):
+        yield Problem(
+            "ssh_public_key",
+            "ssh_public_key is not one line of a public key ('ssh-ed25519 AAAA…'); give the text of the .pub file.",
+        )
+
+
+def _private_key_problem(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        return f"does not exist; create it with: ssh-keygen -t ed25519 -N '' -f {path}"
+    except OSError as error:
+        return f"can't be read ({error.strerror}); check its owner and mode."
+    if b"PRIVATE KEY-----" not in head:
+        return "is not a private key; give the file without .pub."
+    if os.stat(path).st_mode & 0o077:
+        return f"can be read by others, so ssh refuses it; run: chmod 600 {path}"
+    return ""
+
+
+_CHECKS = (_name, _providers, _capabilities, _lifetime, _gpu, _ports, _numbers, _keys)

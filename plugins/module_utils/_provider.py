@@ -1,0 +1,170 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""The contract of a provider: what it can do, how it fails, and where to find one by its name."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Request
+
+
+class Capability(str, enum.Enum):
+    """What some providers can do and others can't; refused before any call where it is missing."""
+
+    STOP = "stop"  # stop and start again
+    UNIQUE_NAMES = "unique_names"  # the provider refuses a second thing of the same name
+    SPOT = "spot"  # interruptible offers
+    RENEW = "renew"  # the expiry can be changed in place
+    VM = "vm"  # rents machines
+    CONTAINER = "container"  # rents containers
+    ENTRYPOINT = "entrypoint"  # can replace an image's entry point
+    ARGS = "args"  # can pass arguments to an image
+    ENV = "env"  # can set environment variables
+    REGIONS = "regions"
+    HOST_KEY = "host_key"  # the provider itself says which host key a machine has
+    PRIVATE_ZONE = "private_zone"  # peers resolve NAME.DEPLOYMENT.internal to current addresses
+    FREE = "free"  # costs nothing: max_lifetime is not required
+
+
+# What each provider can do, as data: checked before any call, and rendered into the docs.
+CAPABILITIES: dict[str, frozenset[Capability]] = {
+    "local": frozenset(
+        {
+            Capability.STOP,
+            Capability.UNIQUE_NAMES,
+            Capability.VM,
+            Capability.HOST_KEY,
+            Capability.PRIVATE_ZONE,
+            Capability.FREE,
+        }
+    ),
+}
+PROVIDER_NAMES = tuple(CAPABILITIES)
+
+
+class ProviderError(Exception):
+    """A provider said no. Says what happened, where, and what to do next."""
+
+    code = "provider_error"
+
+    def __init__(
+        self, message: str, *, provider: str, status: int | None = None, request_id: str | None = None, fix: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.provider = provider
+        self.status = status
+        self.request_id = request_id
+        self.fix = fix
+
+    def as_failure(self) -> dict[str, Any]:
+        """The shape that every module returns under failure."""
+        return {
+            "provider": self.provider,
+            "code": self.code,
+            "status": self.status,
+            "request_id": self.request_id,
+            "message": self.message,
+            "fix": self.fix,
+        }
+
+
+class AuthError(ProviderError):
+    code = "auth"
+
+
+class QuotaError(ProviderError):
+    code = "quota"
+
+
+class NoCapacity(ProviderError):
+    """scope says what is sold out: "offer", "region" or "provider"."""
+
+    code = "no_capacity"
+
+    def __init__(self, message: str, *, scope: str = "offer", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.scope = scope
+
+
+class OfferGone(ProviderError):
+    code = "offer_gone"
+
+
+class InvalidRequest(ProviderError):
+    code = "invalid_request"
+
+
+class NameTaken(InvalidRequest):
+    """Only where names are unique: another controller holds this name; look, don't fail."""
+
+    code = "name_taken"
+
+
+class RateLimited(ProviderError):
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Ambiguous(ProviderError):
+    """The call may have taken effect: look before trying again."""
+
+    code = "ambiguous"
+
+
+class ProviderUnavailable(ProviderError):
+    code = "unavailable"
+
+
+class Provider(Protocol):
+    """What the engine needs from who rents machines. Nothing else knows a wire format."""
+
+    name: str
+    capabilities: frozenset[Capability]
+
+    def offers(self, query: Mapping[str, Any]) -> list[Offer]:
+        """What can be rented now for this wish (gpu, gpu_count, regions, runtime, disk_gib, interruptible)."""
+
+    def create(self, request: Request) -> Instance:
+        """Rent it. Atomic for the provider, or harmless to repeat after a look."""
+
+    def get(self, instance_id: str) -> Instance | None:
+        """None only when the provider says that it doesn't exist."""
+
+    def list(self) -> list[Instance]:
+        """All that carry a marker, complete or an error: never partial or empty because a call failed."""
+
+    def start(self, instance_id: str) -> Instance: ...
+
+    def stop(self, instance_id: str) -> Instance: ...
+
+    def delete(self, instance_id: str) -> bool:
+        """False: it was already gone. Returns when the provider no longer knows it."""
+
+    def clean_up(self, deployment_id: str) -> bool:
+        """Remove what serves the deployment's instances (network, name server) when no instance is left.
+
+        True when something was removed. Providers that make nothing beside the instances return False.
+        """
+
+
+def load(name: str, settings: Mapping[str, Any] | None = None) -> Provider:
+    """Make the provider of that name; raises ValueError for one that doesn't exist."""
+    # Imported here, because the providers import this file; and by name, because Ansible packs for a module only
+    # what it sees imported.
+    from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local
+
+    makers = {"local": local.make}
+    if name not in makers:
+        raise ValueError(f"provider '{name}' is not known; use one of: {', '.join(PROVIDER_NAMES)}.")
+    provider: Provider = makers[name](settings or {})
+    return provider

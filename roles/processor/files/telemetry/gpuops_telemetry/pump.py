@@ -1,0 +1,359 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the broker to the database: read a batch, validate, write, and only then commit.
+
+Whatever is killed at whatever moment, every acknowledged event ends up stored once or dead-lettered once:
+- offsets are committed after the write, so nothing is skipped; what is read again has the same `_id`, so it isn't
+  stored twice;
+- a dead letter and the offsets of its batch are one transaction (see dead_letters.py);
+- a batch belongs to an assignment: when a partition is taken from us or given to us anew while its batch waits, that
+  part of the batch is dropped, because whoever has the partition now reads it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from gpuops_telemetry.dead_letters import Committer, DeadLetter, Offsets, without_committed
+from gpuops_telemetry.events import COLLECTIONS, Event, InvalidEventError, parse_event
+from gpuops_telemetry.state import ProcessorState
+from gpuops_telemetry.store import Store, StoreUnavailableError
+
+LOG = logging.getLogger(__name__)
+
+CONSUME_SECONDS = 0.2
+IDLE_PING_SECONDS = 10.0
+LAG_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 5.0
+
+
+class Consumer(Protocol):
+    """What we use of a Kafka consumer."""
+
+    def subscribe(self, topics: list[str], *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None: ...
+
+    def consume(self, num_messages: int, timeout: float) -> list[Message]: ...
+
+    def assignment(self) -> list[TopicPartition]: ...
+
+    def pause(self, partitions: list[TopicPartition]) -> None: ...
+
+    def resume(self, partitions: list[TopicPartition]) -> None: ...
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]: ...
+
+    def get_watermark_offsets(
+        self, partition: TopicPartition, timeout: float, cached: bool
+    ) -> tuple[int, int] | None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Entry:
+    """One valid event and where it came from."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    event: Event
+
+
+@dataclass
+class Batch:
+    """What was read and isn't durable yet."""
+
+    offsets: Offsets = field(default_factory=dict)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)  # by topic, not written yet
+    letters: list[DeadLetter] = field(default_factory=list)
+    messages: int = 0
+    unsure: bool = False  # a commit was tried and nobody knows whether it happened
+
+    def without(self, partitions: set[tuple[str, int]]) -> Batch:
+        """The batch without these partitions."""
+        return Batch(
+            offsets={place: offset for place, offset in self.offsets.items() if place not in partitions},
+            entries={
+                topic: [entry for entry in entries if (topic, entry.partition) not in partitions]
+                for topic, entries in self.entries.items()
+            },
+            letters=[letter for letter in self.letters if (letter.topic, letter.partition) not in partitions],
+            messages=self.messages,
+            unsure=self.unsure,
+        )
+
+
+def sort_messages(messages: Iterable[Message]) -> Batch:
+    """Valid events, dead letters, and the offsets behind them."""
+    batch = Batch()
+    for message in messages:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            raise ValueError("a message without an origin")
+        value, key = message.value() or b"", message.key()
+        batch.offsets[(topic, partition)] = offset + 1
+        batch.messages += 1
+        try:
+            event = parse_event(topic, value)
+        except InvalidEventError as error:
+            batch.letters.append(DeadLetter.of(topic, partition, offset, str(error), key, value))
+        else:
+            entry = Entry(partition, offset, key, value, event)
+            batch.entries.setdefault(topic, []).append(entry)
+    return batch
+
+
+class Pump:
+    """The loop. It owns the consumer: every call to it, and every callback, happens in the loop's thread."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        store: Store,
+        committer: Committer,
+        state: ProcessorState,
+        *,
+        topics: Sequence[str],
+        batch_size: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._consumer = consumer
+        self._store = store
+        self._committer = committer
+        self._state = state
+        self._topics = list(topics)
+        self._batch_size = batch_size
+        self._monotonic = monotonic
+        self._stop = threading.Event()
+        self._moved: set[tuple[str, int]] = set()  # partitions whose assignment changed since we last looked
+        self._early: list[Message] = []  # read while an older batch was waiting
+        self._finished: Offsets = {}
+        self._pinged = self._measured = float("-inf")
+        self._wait_seconds = 0.0
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Until stop(); what is in hand is finished if that needs no waiting, else it is read again next time."""
+        try:
+            self._open()
+            self._consumer.subscribe(
+                self._topics, on_assign=self._on_change, on_revoke=self._on_change, on_lost=self._on_change
+            )
+            while not self._stop.is_set():
+                self.step()
+        finally:
+            self._consumer.close()
+
+    def _open(self) -> None:
+        """Ends what a killed predecessor left open, before we read what that transaction may have committed."""
+        while not self._stop.is_set():
+            self._state.alive()
+            try:
+                self._committer.open()
+            except KafkaException as error:
+                self._broker_failed(error)
+                self._stop.wait(self._next_wait())
+            else:
+                self._state.broker_problem(None)
+                self._wait_seconds = 0.0
+                return
+
+    def step(self) -> None:
+        """One batch, or a moment of rest."""
+        self._state.alive()
+        messages, self._early = self._early, []
+        if not messages:
+            messages = self._read(self._batch_size, CONSUME_SECONDS)
+            self._moved.clear()  # nothing was in hand
+        if messages:
+            self._finish(sort_messages(messages))
+        self._look_around(idle=not messages)
+
+    def _read(self, count: int, seconds: float) -> list[Message]:
+        good = []
+        for message in self._consumer.consume(count, seconds):
+            error = message.error()
+            if error is None:
+                good.append(message)
+            elif error.fatal():
+                raise KafkaException(error)
+            elif error.code() != KafkaError._PARTITION_EOF:
+                LOG.warning("The broker says: %s", error)
+        return good
+
+    def _finish(self, batch: Batch) -> None:
+        """Makes the batch durable, however long that takes, while staying a member of the group."""
+        attempt = 0
+        waited = False
+        while not self._stop.is_set():
+            attempt += 1
+            self._state.alive()
+            if self._settle(batch) and self._write(batch, attempt) and self._commit(batch):
+                break
+            waited = True
+            batch = self._wait(batch)
+        self._wait_seconds = 0.0
+        if waited:
+            self._consumer.resume(self._consumer.assignment())
+
+    def _settle(self, batch: Batch) -> bool:
+        """After a commit whose outcome nobody knows: asks the broker, so that no dead letter is published twice."""
+        if not batch.unsure or not batch.letters:
+            return True
+        try:
+            committed = self._committer.settled(batch.offsets)
+        except KafkaException as error:
+            self._broker_failed(error)
+            return False
+        remaining = without_committed(batch.letters, committed)
+        if len(remaining) < len(batch.letters):
+            self._done(Batch(letters=[letter for letter in batch.letters if letter not in remaining]))
+        batch.letters = remaining
+        batch.unsure = False
+        return True
+
+    def _write(self, batch: Batch, attempt: int) -> bool:
+        if not batch.entries:
+            return True
+        started = self._monotonic()
+        try:
+            self._write_entries(batch, attempt)
+        except StoreUnavailableError as error:
+            self._store_failed(error)
+            return False
+        self._pinged = self._monotonic()
+        self._state.metrics.write_seconds.observe(self._pinged - started)
+        self._state.store_problem(None)
+        return True
+
+    def _write_entries(self, batch: Batch, attempt: int) -> None:
+        for topic in list(batch.entries):
+            entries = batch.entries[topic]
+            if entries:
+                result = self._store.write(COLLECTIONS[topic], [entry.event.to_document() for entry in entries])
+                for position, reason in result.refused.items():
+                    entry = entries[position]
+                    place = topic, entry.partition, entry.offset
+                    batch.letters.append(DeadLetter.of(*place, reason, entry.key, entry.value))
+                # After an interrupted attempt our own documents look like duplicates.
+                duplicates = result.duplicates if attempt == 1 else set()
+                untouched = not duplicates and not result.refused
+                fresh = [
+                    entry.event
+                    for position, entry in enumerate(entries)
+                    if untouched or (position not in duplicates and position not in result.refused)
+                ]
+                self._state.stored(topic, fresh, len(duplicates))
+            del batch.entries[topic]  # a second attempt doesn't need it
+
+    def _commit(self, batch: Batch) -> bool:
+        started = self._monotonic()
+        try:
+            self._committer.commit(batch.offsets, batch.letters)
+        except (KafkaException, BufferError) as error:
+            batch.unsure = True
+            self._broker_failed(error)
+            return False
+        self._state.metrics.commit_seconds.observe(self._monotonic() - started)
+        self._state.metrics.batch_size.observe(batch.messages)
+        self._done(batch)
+        return True
+
+    def _done(self, batch: Batch) -> None:
+        self._state.broker_problem(None)
+        self._finished |= batch.offsets
+        for letter in batch.letters:
+            self._state.metrics.dead_letters.labels(letter.topic).inc()
+            LOG.warning("Dead letter from %s: %s", letter.origin, letter.reason)
+
+    def _wait(self, batch: Batch) -> Batch:
+        """Waits a little without leaving the group; returns what of the batch is still ours."""
+        seconds = self._next_wait()
+        until = self._monotonic() + seconds
+        while not self._stop.is_set():
+            # Also what was assigned a moment ago: a rebalance forgets that we had paused.
+            self._consumer.pause(self._consumer.assignment())
+            early = self._read(self._batch_size, min(0.5, seconds))
+            if self._moved:
+                batch = batch.without(self._moved)
+                self._early = [m for m in self._early if (m.topic(), m.partition()) not in self._moved]
+                self._moved.clear()
+            self._early += early
+            self._state.alive()
+            if self._monotonic() >= until:
+                break
+        return batch
+
+    def _next_wait(self) -> float:
+        self._wait_seconds = min(LONGEST_WAIT_SECONDS, self._wait_seconds * 2 or 0.25)
+        return self._wait_seconds
+
+    def _store_failed(self, error: Exception) -> None:
+        LOG.warning("The database can't store now, trying again: %s", error)
+        self._state.store_problem(str(error))
+        self._state.metrics.retries.labels("database").inc()
+
+    def _broker_failed(self, error: Exception) -> None:
+        reason = error.args[0] if error.args else error
+        if isinstance(reason, KafkaError) and reason.code() == KafkaError.FENCED_INSTANCE_ID:
+            raise error  # another processor runs under our name; the one that started later has the partitions
+        LOG.warning("The broker did not accept a commit, trying again: %s", reason)
+        self._state.broker_problem(str(reason))
+        self._state.metrics.retries.labels("broker").inc()
+
+    def _on_change(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            place = (partition.topic, partition.partition)
+            self._moved.add(place)
+            self._finished.pop(place, None)
+        LOG.info(
+            "The assignment changed for %s", ", ".join(f"{p.topic}/{p.partition}" for p in partitions) or "nothing"
+        )
+
+    def _look_around(self, *, idle: bool) -> None:
+        present = self._monotonic()
+        if idle and present - self._pinged > IDLE_PING_SECONDS:
+            self._pinged = present
+            try:
+                self._store.ping()
+            except StoreUnavailableError as error:
+                self._store_failed(error)
+                self._pinged = present - IDLE_PING_SECONDS + 1  # look again soon
+            else:
+                self._state.store_problem(None)
+        if present - self._measured > LAG_SECONDS:
+            self._measured = present
+            self._measure_lag()
+
+    def _measure_lag(self) -> None:
+        assignment = self._consumer.assignment()
+        self._state.assigned((partition.topic, partition.partition) for partition in assignment)
+        lag = self._state.metrics.lag
+        lag.clear()
+        for partition in assignment:
+            watermarks = self._consumer.get_watermark_offsets(partition, 1.0, True)
+            if watermarks is None or watermarks[1] < 0:
+                continue  # nothing was fetched yet
+            low, high = watermarks
+            place = (partition.topic, partition.partition)
+            if place not in self._finished:
+                self._finished[place] = self._committed(partition, max(low, 0))
+            lag.labels(*map(str, place)).set(max(0, high - self._finished[place]))
+
+    def _committed(self, partition: TopicPartition, earliest: int) -> int:
+        try:
+            offset = self._consumer.committed([TopicPartition(partition.topic, partition.partition)], 5.0)[0].offset
+        except KafkaException:
+            return earliest
+        return offset if offset >= 0 else earliest

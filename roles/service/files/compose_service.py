@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What systemd and the role `service` ask about a Compose project on its host.
+
+  prepare DIRECTORY   before each start: remove our failed leftovers, note what is started
+  status DIRECTORY    one line of JSON: is what runs what is configured, and is it healthy?
+  wait DIRECTORY      wait until every container is healthy; on failure say why, with the last lines of the log
+  secret PATH         create a secret once, here on the host, and keep its owner and mode right
+
+Nothing outside Python's own library and the `docker` command is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import secrets
+import stat
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+SECRET_ALPHABET = string.ascii_letters + string.digits
+RUNTIME_DIRECTORY = "/run/gpuops-fleet"
+UNIT_DIRECTORY = "/etc/systemd/system"
+LOG_LINES = 50
+
+Runner = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
+
+
+class ServiceError(Exception):
+    """Something that a person has to mend; the text says what."""
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _mark(path: str) -> str:
+    """What changes when the file changes; never anything that follows from the content of a private file."""
+    try:
+        entry = os.stat(path)
+        if entry.st_mode & stat.S_IROTH == 0:
+            return f"{entry.st_ino}:{entry.st_size}:{entry.st_mtime_ns}"
+        with open(path, "rb") as source:
+            return hashlib.sha256(source.read()).hexdigest()
+    except FileNotFoundError:
+        return "missing"
+
+
+class Service:
+    """One Compose project, described by its DIRECTORY/service.json."""
+
+    def __init__(self, directory: str, runner: Runner = run) -> None:
+        self.directory = directory
+        self._run = runner
+        description = os.path.join(directory, "service.json")
+        try:
+            with open(description, encoding="utf-8") as source:
+                wanted = json.load(source)
+            self.name = str(wanted["name"])
+            self.files = [str(name) for name in wanted["files"]]
+            self.secrets = [str(name) for name in wanted["secrets"]]
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise ServiceError(f"{description} can't be used ({problem!r}); run the role `service` again.") from problem
+
+    def docker(self, *arguments: str) -> str:
+        done = self._run(["docker", *arguments])
+        if done.returncode != 0:
+            raise ServiceError(f"`docker {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def compose(self, *arguments: str) -> str:
+        where = self.directory
+        return self.docker(
+            *("compose", "--project-name", self.name, "--project-directory", where),
+            *("--file", f"{where}/compose.yaml", "--env-file", f"{where}/.env", "--env-file", f"{where}/address.env"),
+            *arguments,
+        )
+
+    # What is configured, and what was started ----------------------------------------------------------------
+
+    def digest(self) -> str:
+        """One value that differs whenever something differs that the running service would have to notice."""
+        units = [f"{UNIT_DIRECTORY}/{self.name}.service", f"{UNIT_DIRECTORY}/{self.name}-env-refresh.service"]
+        own = ["compose.yaml", ".env", "address.env", *sorted(self.files)]
+        own += [f"secrets/{name}" for name in sorted(self.secrets)]
+        marks = [f"{path}={_mark(path)}\n" for path in [*(os.path.join(self.directory, name) for name in own), *units]]
+        return hashlib.sha256("".join(marks).encode()).hexdigest()
+
+    @property
+    def started_path(self) -> str:
+        return os.path.join(RUNTIME_DIRECTORY, self.name, "started")
+
+    def started(self) -> str:
+        try:
+            with open(self.started_path, encoding="ascii") as source:
+                return source.read().strip()
+        except FileNotFoundError:
+            return ""
+
+    # Before a start -------------------------------------------------------------------------------------------
+
+    def wanted_names(self) -> dict[str, str]:
+        """Container name → Compose service, as Compose will use them."""
+        configured = json.loads(self.compose("config", "--format", "json"))
+        return {
+            str(service.get("container_name") or f"{self.name}-{key}-1"): str(key)
+            for key, service in configured["services"].items()
+        }
+
+    def containers(self, *filters: str) -> list[dict[str, str]]:
+        arguments = [word for one in filters for word in ("--filter", one)]
+        template = '{{.ID}}\t{{.Names}}\t{{.State}}\t{{.Label "com.docker.compose.project"}}'
+        lines = self.docker("ps", "--all", "--no-trunc", *arguments, "--format", template).splitlines()
+        return [dict(zip(("id", "name", "state", "project"), line.split("\t"), strict=True)) for line in lines]
+
+    def remove_leftovers(self) -> list[str]:
+        """Remove containers that stand in the way of a start, unless one of them runs and isn't ours."""
+        standing = {one["id"]: one for one in self.containers(f"label=com.docker.compose.project={self.name}")}
+        for name in self.wanted_names():
+            standing |= {one["id"]: one for one in self.containers(f"name=^/{name}$")}
+        doomed = []
+        for one in standing.values():
+            if one["state"] not in ("running", "paused", "restarting"):
+                doomed.append(one)
+            elif one["project"] != self.name:
+                raise ServiceError(
+                    f"The container {one['name']} runs and isn't part of the Compose project {self.name}, but has the "
+                    f"name that {self.name}.service needs. Stop it or give it another name "
+                    f"(docker rename {one['name']} NEW-NAME); the service then starts by itself."
+                )
+        for one in doomed:
+            self.docker("rm", "--force", one["id"])
+        return [one["name"] for one in doomed]
+
+    def prepare(self) -> None:
+        for name in self.remove_leftovers():
+            print(f"Removed the leftover container {name}.")
+        with open(self.started_path, "w", encoding="ascii") as target:
+            target.write(self.digest() + "\n")
+
+    # While it runs --------------------------------------------------------------------------------------------
+
+    def health(self) -> list[str]:
+        """What is missing until the project is healthy; nothing when it is."""
+        text = self.compose("ps", "--all", "--format", "json").strip()
+        # Compose prints a JSON array up to 2.20, from 2.21 on one object a line.
+        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+        missing = []
+        for service in sorted(set(self.wanted_names().values())):
+            mine = [row for row in rows if row["Service"] == service]
+            if not mine:
+                missing.append(f"{service} has no container yet")
+            for row in mine:
+                if row["State"] != "running":
+                    missing.append(f"{service} is {row['State']} (exit code {row.get('ExitCode', 'unknown')})")
+                elif row.get("Health") not in ("", "healthy", None):
+                    missing.append(f"{service} runs, its health check says {row['Health']}")
+        return missing
+
+    def active(self) -> str:
+        return self._run(["systemctl", "is-active", f"{self.name}.service"]).stdout.strip()
+
+    def status(self) -> dict[str, Any]:
+        active, wanted, started = self.active(), self.digest(), self.started()
+        missing = self.health() if active == "active" else [f"{self.name}.service is {active or 'unknown'}"]
+        return {
+            "active": active,
+            "current": active == "active" and wanted == started,
+            "healthy": not missing,
+            "missing": missing,
+        }
+
+    def wait(
+        self,
+        timeout_seconds: float,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        began = monotonic()
+        while True:
+            try:
+                status = self.status()
+                missing = status["missing"]
+            except ServiceError as problem:  # Docker restarts, or a container vanished between two questions
+                status, missing = {"healthy": False}, [str(problem)]
+            if status["healthy"]:
+                return
+            if monotonic() - began >= timeout_seconds:
+                log = self._run(["journalctl", "--unit", f"{self.name}.service", "--lines", str(LOG_LINES), "--no-pager"])
+                raise ServiceError(
+                    f"{self.name} is not healthy after {timeout_seconds:g} s: {'; '.join(missing)}. The last "
+                    f"{LOG_LINES} log lines follow; more: journalctl -u {self.name}.service\n{log.stdout.strip()}"
+                )
+            sleep(1.0)
+
+
+def ensure_secret(path: str, uid: int, gid: int, length: int) -> bool:
+    """Create the file once with random letters and digits; afterwards only keep its owner and mode."""
+    changed = False
+    try:
+        # Created under another name and linked: a half-written secret never stands at its place.
+        os.lstat(path)
+    except FileNotFoundError:
+        temporary = f"{path}.{secrets.token_hex(8)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as target:
+                target.write("".join(secrets.choice(SECRET_ALPHABET) for _ in range(length)))
+                target.flush()
+                os.fchown(descriptor, uid, gid)
+                os.fsync(descriptor)
+            try:
+                os.link(temporary, path)
+                changed = True
+            except FileExistsError:
+                changed = False  # another run was faster; its secret stays
+        finally:
+            os.unlink(temporary)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        entry = os.fstat(descriptor)
+        if not stat.S_ISREG(entry.st_mode) or entry.st_size == 0:
+            raise ServiceError(f"{path} is empty or not a file; remove it and run the role again.")
+        if (entry.st_uid, entry.st_gid) != (uid, gid):
+            os.fchown(descriptor, uid, gid)
+            changed = True
+        if stat.S_IMODE(entry.st_mode) != 0o400:
+            os.fchmod(descriptor, 0o400)
+            changed = True
+    finally:
+        os.close(descriptor)
+    return changed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Ask about, or prepare, a Compose project that systemd runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("prepare", "status", "wait"):
+        command = commands.add_parser(name)
+        command.add_argument("directory")
+        if name == "wait":
+            command.add_argument("--timeout", type=float, required=True, metavar="SECONDS")
+    secret = commands.add_parser("secret")
+    secret.add_argument("path")
+    secret.add_argument("--uid", type=int, required=True)
+    secret.add_argument("--gid", type=int, required=True)
+    secret.add_argument("--length", type=int, default=32)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "secret":
+            print(json.dumps({"changed": ensure_secret(options.path, options.uid, options.gid, options.length)}))
+        elif options.command == "prepare":
+            Service(options.directory).prepare()
+        elif options.command == "status":
+            print(json.dumps(Service(options.directory).status()))
+        else:
+            Service(options.directory).wait(options.timeout)
+    except (ServiceError, OSError) as problem:
+        print(f"{problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
