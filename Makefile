@@ -64,6 +64,9 @@ bench: ## ratios against references, into build/bench.json
 soak: ## the long forms of the tests
 	@TEST_SCALE=10 scripts/test
 
+pin-images: ## print every image of the roles with its digest, where a registry answers
+	@scripts/pin-images
+
 lock: ## refresh the lock files from requirements/*.in
 	scripts/lock
 

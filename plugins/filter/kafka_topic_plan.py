@@ -61,7 +61,9 @@ _value:
       elements: str
 """
 
-_TOPIC = re.compile(r"^Topic: (?P<name>\S+)\s.*\bPartitionCount: (?P<partitions>\d+)\s.*\bConfigs: ?(?P<configs>\S*)\s*$")
+_TOPIC = re.compile(
+    r"^Topic: (?P<name>\S+)\s.*\bPartitionCount: (?P<partitions>\d+)\s.*\bConfigs: ?(?P<configs>\S*)\s*$"
+)
 _MILLISECONDS_PER_HOUR = 3_600_000
 
 

@@ -137,7 +137,7 @@ options:
         description: Whether the provider may take it back at any time, for a lower price.
         type: bool
       ssh_public_key:
-        description: Text of the key that may log in. The file beside O(instances[].ssh_private_key_file) when not given.
+        description: The key that may log in, as text. By default the file beside O(instances[].ssh_private_key_file).
         type: str
       ssh_private_key_file:
         description: The key to log in with. A relative path begins at the folder of the fleet file.
@@ -238,7 +238,7 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _inventory, _listing
+from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _inventory, _journal, _listing
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]
@@ -260,7 +260,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             _fleet_file.parse(text, path)
             fleet = _fleet_file.parse(text, path, self._read_config_data(path))
         except _fleet_file.FleetFileError as error:
-            # Ansible wraps an exception in several lines of its own, and tries other plugins: say it first, and plainly.
+            # Ansible wraps an exception in lines of its own, and tries other plugins: say it first, and plainly.
             for sentence in str(error).splitlines():
                 self.display.error(sentence, wrap_text=False)
             raise AnsibleParserError(
@@ -319,13 +319,17 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             )
 
     def _report_directory(self, fleet: _fleet_file.Fleet) -> str:
-        given = self.get_option("report_directory")
-        if given:
-            # The environment variable is relative to where the user stands, the option to where it is written.
-            return os.path.abspath(_fleet_file.resolve_path(fleet.report_directory or os.path.abspath(given), fleet.path))
+        # The option is relative to the file in which it stands, the environment variable to where the user stands.
+        if fleet.report_directory:
+            return _fleet_file.resolve_path(fleet.report_directory, fleet.path)
+        if self.get_option("report_directory"):
+            return os.path.abspath(str(self.get_option("report_directory")))
         if _is_checkout(os.getcwd()):
             return os.path.join(os.getcwd(), "build")
-        return os.path.join(_inventory.state_home(os.environ), "reports", fleet.deployment_id)
+        state = _journal.home()
+        if state:
+            return os.path.join(os.path.abspath(state), "reports", fleet.deployment_id)
+        return os.path.abspath("build")
 
 
 def _is_checkout(directory: str) -> bool:

@@ -83,7 +83,9 @@ def lifetime_seconds(text: str) -> int | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
     if match is None:
-        raise ValueError(f"max_lifetime '{text}' can't be read; write hours, days or weeks ('8h', '7d', '2w') or 'unlimited'.")
+        raise ValueError(
+            f"max_lifetime '{text}' can't be read; write hours, days or weeks ('8h', '7d', '2w') or 'unlimited'."
+        )
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -118,7 +120,9 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         name=params["name"],
         state=params["state"],
         providers=tuple(params["providers"]),
-        look_at=tuple(dict.fromkeys([*params["providers"], *(key for key, value in provider_settings.items() if value)])),
+        look_at=tuple(
+            dict.fromkeys([*params["providers"], *(key for key, value in provider_settings.items() if value)])
+        ),
         prefer_order=params["prefer_order"],
         gpu=_gpus.resolve(gpu).name if gpu else None,
         gpu_count=(params.get("gpu_count") or 1) if gpu else 0,

@@ -143,7 +143,8 @@ def parse(text: str, path: str, data: object = _MISSING) -> Fleet:
                 path,
                 [Problem((), "the whole file is a vault, so it can't be checked. Encrypt single values instead.")],
             )
-        lines, problems = {}, []
+        lines: dict[Where, int] = {}
+        problems: list[Problem] = []
     else:
         lines, problems = _locate(text, path)
     reader = _Reader(path, lines, problems)
@@ -177,7 +178,7 @@ class _Reader:
     def located(self, where: Where, message: str) -> Problem:
         """A mistake with its line; what is missing is missing in the thing around it."""
         # The field stands before the sentence already.
-        message = re.sub(rf"^{re.escape(str(where[-1]))}(?:: | (?='))", "", message) if where else message
+        message = re.sub(rf"^{re.escape(str(where[-1]))}(?:: | (?=['0-9-]))", "", message) if where else message
         around = where
         while around and around not in self.lines:
             around = around[:-1]
@@ -227,7 +228,7 @@ class _Reader:
             self.wrong(where, "write the name of a provider, and its settings indented below it.")
             return {}
         specs = _arguments.FLEET_SPEC["provider_settings"]["options"]
-        result = {}
+        result: dict[str, dict[str, Any]] = {}
         for name, settings in data.items():
             place = (*where, str(name))
             if name not in _provider.PROVIDER_NAMES:
@@ -288,9 +289,8 @@ class _Reader:
     ) -> None:
         """What the inventory itself depends on: names, roles and providers."""
         here: Where = ("instances", index)
-        name = merged.get("name")
         try:
-            _marker.check_name(name)
+            name = _marker.check_name(merged.get("name"))
         except ValueError as error:
             self.wrong((*here, "name"), str(error))
         else:
@@ -365,7 +365,7 @@ class _Reader:
             if item is None:
                 self.wrong((*where, index), "this entry of the list is empty; fill or remove it.")
             items.append(self.value((*where, index), item, element))
-        return items
+        return [item for item in items if item is not None]
 
     def dict_value(self, where: Where, value: Any, rule: Mapping[str, Any]) -> dict[str, Any] | None:
         """A mapping with known options, or with any keys (then its values may be secret and are never shown)."""

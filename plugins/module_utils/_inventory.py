@@ -93,12 +93,6 @@ def build(
     return Built(hosts, variables, warnings)
 
 
-def state_home(environment: Mapping[str, str]) -> str:
-    """Where this collection keeps what explains the past."""
-    given = environment.get("GPUFLEET_HOME")
-    return os.path.abspath(os.path.expanduser(given or os.path.join("~", ".local", "state", "gpuops-fleet")))
-
-
 def group_name(prefix: str, word: str) -> str:
     """A name that Ansible takes for a group."""
     return f"{prefix}_{re.sub(r'[^A-Za-z0-9_]', '_', word)}"
@@ -166,7 +160,9 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
     def plausible(what: str, value: str | None, pattern: re.Pattern[str]) -> str | None:
         if value is None or pattern.fullmatch(value):
             return value
-        warnings.append(f"{host.name}: {instance.provider} names {value!r} as its {what}; that is none, and is left out.")
+        warnings.append(
+            f"{host.name}: {instance.provider} names {value!r} as its {what}; that is none, and is left out."
+        )
         return None
 
     host.variables.update(

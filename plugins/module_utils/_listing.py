@@ -38,7 +38,7 @@ def list_all(
     from concurrent.futures import ThreadPoolExecutor  # one provider needs no threads
 
     with ThreadPoolExecutor(max_workers=len(wanted), thread_name_prefix="fleet-list") as pool:
-        return list(pool.map(lambda item: _list_one(*item, load), wanted))
+        return list(pool.map(lambda item: _list_one(item[0], item[1], load), wanted))
 
 
 def _list_one(name: str, settings: Mapping[str, Any], load: Load) -> Listing:

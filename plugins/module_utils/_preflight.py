@@ -43,6 +43,16 @@ def check_deployment_id(value: object) -> list[Problem]:
     return _refused("deployment_id", lambda: _marker.check_deployment_id(value))
 
 
+def check_state(settings: Mapping[str, Any], state: str) -> list[Problem]:
+    """What can't be reached at these providers."""
+    if state != "stopped":
+        return []
+    return [
+        Problem("state", f"state 'stopped': provider '{name}' can't stop a machine; use 'absent' or another provider.")
+        for name in _without(settings, Capability.STOP)
+    ]
+
+
 def _refused(field: str, check: Callable[[], object]) -> list[Problem]:
     try:
         check()
@@ -65,7 +75,12 @@ def _providers(settings: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
     needed = {
-        "interruptible": (Capability.SPOT, settings["interruptible"], "rents no interruptible machines", "interruptible: false"),
+        "interruptible": (
+            Capability.SPOT,
+            settings["interruptible"],
+            "rents no interruptible machines",
+            "interruptible: false",
+        ),
         "entrypoint": (Capability.ENTRYPOINT, settings["entrypoint"] is not None, "can't set an entry point", "args"),
         "args": (Capability.ARGS, settings["args"] is not None, "can't pass arguments to an image", "a role"),
         "env": (Capability.ENV, bool(settings["env"]), "can't set environment variables", "role variables"),
@@ -76,14 +91,23 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(field, f"{field}: provider '{name}' {cannot}; use {instead} or another provider.")
     runtime = Capability.VM if settings["runtime"] == "vm" else Capability.CONTAINER
     for name in _without(settings, runtime):
-        yield Problem("runtime", f"runtime '{settings['runtime']}': provider '{name}' doesn't rent such; use the other one.")
+        yield Problem(
+            "runtime", f"runtime '{settings['runtime']}': provider '{name}' doesn't rent such; use the other one."
+        )
     if settings["wait"] == "endpoint" and settings["runtime"] == "vm":
-        yield Problem("wait", "wait 'endpoint' is for container rentals; a machine has no endpoint before its roles ran: use 'ssh'.")
+        yield Problem(
+            "wait",
+            "wait 'endpoint' is for container rentals; a machine has no endpoint before its roles ran: use 'ssh'.",
+        )
     if settings["wait"] in ("ssh", "gpu") and settings["runtime"] == "container":
-        yield Problem("wait", f"wait '{settings['wait']}' is for machines; a container rental has no SSH: use 'endpoint'.")
+        yield Problem(
+            "wait", f"wait '{settings['wait']}' is for machines; a container rental has no SSH: use 'endpoint'."
+        )
     if settings["on_unready"] == "stop":
         for name in _without(settings, Capability.STOP):
-            yield Problem("on_unready", f"on_unready 'stop': provider '{name}' can't stop a machine; use 'keep' or 'destroy'.")
+            yield Problem(
+                "on_unready", f"on_unready 'stop': provider '{name}' can't stop a machine; use 'keep' or 'destroy'."
+            )
 
 
 def _without(settings: Mapping[str, Any], capability: Capability) -> list[str]:
@@ -106,7 +130,9 @@ def _gpu(settings: Mapping[str, Any]) -> Iterator[Problem]:
     if settings["gpu"]:
         yield from _refused("gpu", lambda: _gpus.resolve(settings["gpu"]))
     elif settings["gpu_count"]:
-        yield Problem("gpu_count", f"gpu_count {settings['gpu_count']} has no gpu beside it; add gpu, such as 'gpu: L4'.")
+        yield Problem(
+            "gpu_count", f"gpu_count {settings['gpu_count']} has no gpu beside it; add gpu, such as 'gpu: L4'."
+        )
     elif settings["wait"] == "gpu":
         yield Problem("wait", "wait 'gpu' needs a gpu; add gpu, such as 'gpu: L4', or use wait 'ssh'.")
 

@@ -125,6 +125,15 @@ class ProviderUnavailable(ProviderError):
     code = "unavailable"
 
 
+class EngineError(ProviderError):
+    """Our own refusal, reported the same way; result holds what else the module returns."""
+
+    def __init__(self, message: str, *, code: str, result: Mapping[str, Any] | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.code = code
+        self.result = dict(result or {})
+
+
 class Provider(Protocol):
     """What the engine needs from who rents machines. Nothing else knows a wire format."""
 

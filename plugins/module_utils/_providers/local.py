@@ -144,12 +144,11 @@ class LocalProvider:
             dock.LABEL_DEPLOYMENT: marker.deployment_id,
             dock.LABEL_NAME: marker.name,
             dock.LABEL_SIZE: request.offer.id,
+            dock.LABEL_IMAGE: image,
         }
         body = local_host.container_body(
             self._client, self._settings.get("isolation") or "auto", request, network.name, network.free_address()
         )
-        import requests.exceptions
-
         try:
             created = self._client.create_container(
                 image,
@@ -163,14 +162,6 @@ class LocalProvider:
                 },
                 **body,
             )
-        except requests.exceptions.RequestException as error:
-            if getattr(error, "response", None) is None:
-                raise Ambiguous(
-                    f"The Docker Engine did not answer the create: {error}",
-                    provider=self.name,
-                    fix="Run again: it looks for what was created first.",
-                ) from error
-            raise
         except Exception as error:
             if dock.is_status(error, 409):
                 raise NameTaken(
@@ -178,6 +169,12 @@ class LocalProvider:
                     provider=self.name,
                     status=409,
                     fix="Run again.",
+                ) from error
+            if dock.is_unanswered(error):
+                raise Ambiguous(
+                    f"The Docker Engine did not answer the create: {error}",
+                    provider=self.name,
+                    fix="Run again: it looks for what was created first.",
                 ) from error
             raise
         return str(created["Id"])
@@ -227,7 +224,9 @@ class LocalProvider:
     def _move(self, container: dict[str, Any], network: DeploymentNetwork, address: str) -> None:
         for endpoint in (container["NetworkSettings"].get("Networks") or {}).values():
             try:
-                self._client.disconnect_container_from_network(container["Id"], endpoint["NetworkID"] or network.id, force=True)
+                self._client.disconnect_container_from_network(
+                    container["Id"], endpoint["NetworkID"] or network.id, force=True
+                )
             except Exception as error:
                 if not dock.is_status(error, 404):
                     raise
@@ -305,7 +304,7 @@ class LocalProvider:
             status=status,
             price_per_hour_usd=0.0,
             instance_type=labels.get(dock.LABEL_SIZE),
-            image=container["Image"],
+            image=labels.get(dock.LABEL_IMAGE, container["Image"]),
             address=address,
             ssh_endpoints=(Endpoint(address, 22),) if address else (),
             host_key=None if container["State"] == "created" else self._host_key(container["Id"]),

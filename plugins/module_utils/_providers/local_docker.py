@@ -26,6 +26,7 @@ LABEL_OWNER = "gpuops.fleet.owner"
 LABEL_DEPLOYMENT = "gpuops.fleet.deployment"  # on all that belongs to a deployment, also its network and resolver
 LABEL_NAME = "gpuops.fleet.name"
 LABEL_SIZE = "gpuops.fleet.size"
+LABEL_IMAGE = "gpuops.fleet.image"  # as asked for; the engine shows a digest once the tag moved on
 
 CALL_TIMEOUT_SECONDS = 120
 
@@ -88,7 +89,9 @@ def _as_provider_error(error: Exception) -> Exception:
         message = f"The Docker Engine refused: {error.explanation or error}"
         if status is not None and 400 <= status < 500:
             return InvalidRequest(message, provider=PROVIDER, status=status, fix="Correct the option named there.")
-        return ProviderUnavailable(message, provider=PROVIDER, status=status, fix="Look at the log of the Docker Engine.")
+        return ProviderUnavailable(
+            message, provider=PROVIDER, status=status, fix="Look at the log of the Docker Engine."
+        )
     if isinstance(error, (docker.errors.DockerException, requests.exceptions.RequestException)):
         return ProviderUnavailable(
             f"The Docker Engine did not answer: {error}", provider=PROVIDER, fix="Check that it runs, then run again."
@@ -99,6 +102,13 @@ def _as_provider_error(error: Exception) -> Exception:
 def is_status(error: Exception, status: int, text: str = "") -> bool:
     """Whether the engine refused with that HTTP status and, if given, that text."""
     return getattr(error, "status_code", None) == status and text in str(getattr(error, "explanation", "") or "")
+
+
+def is_unanswered(error: Exception) -> bool:
+    """Whether the call was sent and no answer came: it may have taken effect."""
+    import requests.exceptions
+
+    return isinstance(error, requests.exceptions.RequestException) and error.response is None
 
 
 def archive(files: Mapping[str, str]) -> bytes:

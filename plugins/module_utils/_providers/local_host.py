@@ -20,7 +20,7 @@ _CGROUP_V1_ARGUMENTS = ["systemd.unified_cgroup_hierarchy=0", "SYSTEMD_CGROUP_EN
 
 # Measured: with these, systemd 257 reaches "running" and Docker 26 runs hardened containers inside.
 _CAPABILITIES = (
-    "SYS_ADMIN NET_ADMIN SYS_PTRACE SYS_CHROOT MKNOD SETFCAP NET_RAW SYS_NICE AUDIT_WRITE SYSLOG IPC_LOCK".split()
+    ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_CHROOT", "MKNOD", "SETFCAP", "NET_RAW", "SYS_NICE", "AUDIT_WRITE", "SYSLOG", "IPC_LOCK"]
 )
 
 

@@ -108,13 +108,17 @@ class Service:
 
     # Before a start -------------------------------------------------------------------------------------------
 
-    def wanted_names(self) -> dict[str, str]:
-        """Container name → Compose service, as Compose will use them."""
-        configured = json.loads(self.compose("config", "--format", "json"))
-        return {
-            str(service.get("container_name") or f"{self.name}-{key}-1"): str(key)
-            for key, service in configured["services"].items()
-        }
+    def wanted_services(self) -> dict[str, dict[str, Any]]:
+        """The Compose services by name, as Compose understands its file."""
+        services: dict[str, dict[str, Any]] = json.loads(self.compose("config", "--format", "json"))["services"]
+        return services
+
+    def wanted_names(self) -> list[str]:
+        """The container names that Compose will use."""
+        return [
+            str(service.get("container_name") or f"{self.name}-{key}-1")
+            for key, service in self.wanted_services().items()
+        ]
 
     def containers(self, *filters: str) -> list[dict[str, str]]:
         arguments = [word for one in filters for word in ("--filter", one)]
@@ -155,15 +159,17 @@ class Service:
         # Compose prints a JSON array up to 2.20, from 2.21 on one object a line.
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
         missing = []
-        for service in sorted(set(self.wanted_names().values())):
+        for service, configuration in sorted(self.wanted_services().items()):
+            # A container that has just started reports no health at all for a moment: only the word itself counts.
+            checked = "healthcheck" in configuration and not configuration["healthcheck"].get("disable")
             mine = [row for row in rows if row["Service"] == service]
             if not mine:
                 missing.append(f"{service} has no container yet")
             for row in mine:
                 if row["State"] != "running":
                     missing.append(f"{service} is {row['State']} (exit code {row.get('ExitCode', 'unknown')})")
-                elif row.get("Health") not in ("", "healthy", None):
-                    missing.append(f"{service} runs, its health check says {row['Health']}")
+                elif checked and row.get("Health") != "healthy":
+                    missing.append(f"{service} runs, its health check says {row.get('Health') or 'nothing yet'}")
         return missing
 
     def active(self) -> str:

@@ -3,8 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
+
+import pytest
+from ansible_collections.gpuops.fleet.plugins.filter.check_lines import check_lines
 from ansible_collections.gpuops.fleet.plugins.filter.mask_environment import mask_environment
 from ansible_collections.gpuops.fleet.plugins.filter.probe_checks import probe_checks
+from ansible_collections.gpuops.fleet.plugins.filter.report_host import report_host
 from ansible_collections.gpuops.fleet.plugins.filter.text_table import text_table
 
 PROBE = {"name": "topics", "fix": "Run deploy.", "expect": "^gpu[.]metrics[.]v1$"}
@@ -66,3 +71,90 @@ def test_secrets_of_an_environment_are_hidden_and_file_names_are_not() -> None:
         "MONGO_PASSWORD_FILE=/run/secrets/app_password",
         "MONGO_URL=mongodb://processor:********@mongo:27017/gpuops",
     ]
+
+
+def test_only_failed_checks_are_shown_with_all_their_lines_and_their_fix() -> None:
+    checks = [
+        {"name": "kafka-1: healthy", "ok": True, "detail": "running", "fix": ""},
+        {"name": "kafka-1: log", "ok": False, "detail": "first\nsecond", "fix": "Read it."},
+    ]
+    assert check_lines(checks) == [
+        "FAILED kafka-1: log",
+        "    found: first",
+        "    found: second",
+        "    fix:   Read it.",
+    ]
+    assert check_lines(checks[:1]) == []
+
+
+def host(*containers: dict[str, str], **other: object) -> dict[str, object]:
+    kafka = {
+        "Names": "kafka-kafka-1",
+        "Labels": "com.docker.compose.project=kafka,com.docker.compose.service=kafka",
+        "Status": "Up 3 minutes (healthy)",
+        "State": "running",
+        "Ports": "172.30.0.3:9092->9092/tcp",
+        "Image": "apache/kafka:3.9.1",
+    }
+    return {
+        "inventory_hostname": "kafka-1",
+        "ansible_host": "172.30.0.3",
+        "fleet_wanted_instance": {"name": "kafka-1", "roles": ["kafka"]},
+        "fleet_status": "running",
+        "fleet_price_per_hour_usd": 0.0,
+        "__report_containers": {
+            "stdout_lines": [json.dumps({**kafka, **container}) for container in containers or [{}]]
+        },
+        "__report_host_versions": {"stdout_lines": ["Debian GNU/Linux 13 (trixie)", "26.1.5"]},
+        **other,
+    }
+
+
+def test_host_is_shown_with_its_versions_and_services() -> None:
+    shown = report_host(host())
+    assert shown["host"] == {
+        "name": "kafka-1",
+        "roles": ["kafka"],
+        "provider": None,
+        "status": "running",
+        "address": None,
+        "gpu": None,
+        "gpu_count": 0,
+        "price_per_hour_usd": 0.0,
+        "operating_system": "Debian GNU/Linux 13 (trixie)",
+        "docker": "26.1.5",
+    }
+    assert shown["services"] == [
+        {
+            "service": "kafka",
+            "host": "kafka-1",
+            "state": "running",
+            "health": "healthy",
+            "image": "apache/kafka:3.9.1",
+            "since": "Up 3 minutes",
+            "url": "172.30.0.3:9092",
+        }
+    ]
+
+
+def test_host_that_is_not_rented_is_shown_all_the_same() -> None:
+    shown = report_host({"inventory_hostname": "kafka-1", "fleet_wanted_instance": {"name": "kafka-1"}})
+    assert shown["services"] == []
+    assert shown["host"]["status"] == "absent"
+    assert shown["host"]["price_per_hour_usd"] is None
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [("172.30.0.2", "http://172.30.0.2:8000"), ("fd00::2", "http://[fd00::2]:8000"), (None, "")],
+)
+def test_services_that_speak_http_get_an_address_that_can_be_opened(address: str | None, url: str) -> None:
+    container = {"Labels": "com.docker.compose.service=vllm", "Ports": "172.30.0.2:8000->8000/tcp"}
+    (service,) = report_host(host(container, ansible_host=address))["services"]
+    assert service["url"] == url
+
+
+def test_service_that_does_not_run_has_its_state_for_health() -> None:
+    container = {"State": "exited", "Status": "Exited (137) 2 minutes ago", "Ports": ""}
+    (service,) = report_host(host(container))["services"]
+    assert (service["health"], service["since"], service["url"]) == ("exited", "Exited (137) 2 minutes ago", "")

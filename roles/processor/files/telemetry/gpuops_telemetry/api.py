@@ -83,8 +83,7 @@ def make_app(
 
 def to_json(document: dict[str, Any]) -> dict[str, Any]:
     """A stored document as the event that it was; what JSON has no word for becomes text."""
-    event = {"event_id" if name == "_id" else name: _plain(value) for name, value in document.items()}
-    return event
+    return {"event_id" if name == "_id" else name: _plain(value) for name, value in document.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -24,12 +24,14 @@ _RFC3339 = re.compile(
 
 
 def _only_rfc3339(value: Any) -> Any:
-    if isinstance(value, str) and _RFC3339.fullmatch(value) is None:
-        raise ValueError("is not an RFC 3339 time with a zone, such as 2026-11-21T09:40:00Z")
-    return value
+    if isinstance(value, datetime.datetime) or (isinstance(value, str) and _RFC3339.fullmatch(value)):
+        return value
+    raise ValueError("not an RFC 3339 time with a zone, such as 2026-11-21T09:40:00Z")
 
 
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_only_rfc3339)]
+# Not strict, because after a validator in Python a text from JSON counts as just a text; the validator is the strict
+# one here.
+Timestamp = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_rfc3339)]
 EventId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 ShortText = Annotated[str, Field(min_length=1, max_length=256)]
 # The upper bounds keep a number that is plainly wrong out of every sum, and inside what the database can hold.

@@ -33,6 +33,7 @@ CONSUME_SECONDS = 0.2
 IDLE_PING_SECONDS = 10.0
 LAG_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 5.0
+LOGGED_LETTERS = 3  # of a batch; all of them are in the dead-letter topic with their reasons
 
 
 class Consumer(Protocol):
@@ -275,7 +276,10 @@ class Pump:
         self._finished |= batch.offsets
         for letter in batch.letters:
             self._state.metrics.dead_letters.labels(letter.topic).inc()
+        for letter in batch.letters[:LOGGED_LETTERS]:
             LOG.warning("Dead letter from %s: %s", letter.origin, letter.reason)
+        if len(batch.letters) > LOGGED_LETTERS:
+            LOG.warning("And %d more dead letters in the same batch", len(batch.letters) - LOGGED_LETTERS)
 
     def _wait(self, batch: Batch) -> Batch:
         """Waits a little without leaving the group; returns what of the batch is still ours."""

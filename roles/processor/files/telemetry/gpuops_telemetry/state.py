@@ -27,22 +27,27 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        by_topic = {"labelnames": ("topic",), "registry": self.registry}
+        topic = ("topic",)
         name = "gpuops_processor_"
-        self.stored = Counter(name + "events_stored", "Events stored as new documents.", **by_topic)
+        self.stored = Counter(name + "events_stored", "Events stored as new documents.", topic, registry=self.registry)
         self.duplicates = Counter(
             name + "duplicates",
             "Events whose event_id was stored already (a replay, or the id used twice).",
-            **by_topic,
+            topic,
+            registry=self.registry,
         )
-        self.dead_letters = Counter(name + "dead_letters", "Messages sent to the dead-letter topic.", **by_topic)
+        self.dead_letters = Counter(
+            name + "dead_letters", "Messages sent to the dead-letter topic.", topic, registry=self.registry
+        )
         self.lag = Gauge(
             name + "lag_messages",
             "Messages in the partition that this processor has not finished.",
             labelnames=("topic", "partition"),
             registry=self.registry,
         )
-        self.freshness = Gauge(name + "event_age_seconds", "Age of the newest event when it was stored.", **by_topic)
+        self.freshness = Gauge(
+            name + "event_age_seconds", "Age of the newest event when it was stored.", topic, registry=self.registry
+        )
         self.batch_size = Histogram(
             name + "batch_messages",
             "Messages per batch.",
@@ -72,9 +77,9 @@ class Metrics:
         self.cost_per_token = Gauge(
             name + "cost_per_token_usd", "Cost per token over the window; NaN when unknown.", registry=self.registry
         )
-        for topic in COLLECTIONS:  # a counter that starts at its first increment hides that increment from rate()
+        for name in COLLECTIONS:  # a counter that starts at its first increment hides that increment from rate()
             for counter in (self.stored, self.duplicates, self.dead_letters):
-                counter.labels(topic)
+                counter.labels(name)
 
 
 class ProcessorState:
@@ -183,7 +188,7 @@ class ProcessorState:
             self._window.advance(present)
             covered = self._window.covered_seconds(present)
             price = self._price(present)
-            answer = {
+            return {
                 "window_seconds": self._window.seconds,
                 "covered_seconds": round(covered, 1),
                 "price_per_hour_usd": price,
@@ -191,7 +196,6 @@ class ProcessorState:
                 "cost_per_token": _cost_per_token(price, self._window.total, covered),
                 "models": {model: _rates(totals, covered) for model, totals in sorted(self._window.per_model.items())},
             }
-        return answer
 
     def _price(self, present: float) -> float | None:
         if self._price_per_hour_usd is not None:

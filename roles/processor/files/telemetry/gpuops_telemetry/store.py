@@ -53,6 +53,8 @@ def connect(mongo: MongoSettings) -> MongoClient[dict[str, Any]]:
             "username": mongo.username,
             "password": mongo.password,
             "authSource": mongo.authentication_database,
+            # Left to itself the driver falls back to SHA-1 where a server doesn't say what it can.
+            "authMechanism": "SCRAM-SHA-256",
         }
     return MongoClient(
         host=mongo.host,

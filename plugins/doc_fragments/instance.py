@@ -1,0 +1,133 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user can say about one instance, in a task as in the fleet file."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  name:
+    description:
+      - Name of the instance in its deployment. 1 to 16 lower-case letters, digits and single hyphens.
+      - Together with O(deployment_id) it identifies the instance at every provider.
+    type: str
+    required: true
+  roles:
+    description:
+      - What runs on it. The inventory plugin makes one group of each role; renting does not depend on it.
+    type: list
+    elements: str
+    default: []
+  providers:
+    description:
+      - Where it may be rented. The cheapest fitting offer of all is taken first.
+    type: list
+    elements: str
+    required: true
+  prefer_order:
+    description: Take offers in the order of O(providers), and by price only within a provider.
+    type: bool
+    default: false
+  gpu:
+    description: Canonical name of the GPU, such as V(L4) or V(A100_80GB). Unknown names are refused. Without it, a machine without GPU is rented.
+    type: str
+  gpu_count:
+    description: How many GPUs. Default is 1 when O(gpu) is given.
+    type: int
+  instance_type:
+    description: The provider's name of a machine size. For the provider V(local) one of V(small), V(medium), V(large), V(xlarge).
+    type: str
+  regions:
+    description: Where it may stand, in the provider's words. Empty means anywhere.
+    type: list
+    elements: str
+    default: []
+  runtime:
+    description: V(vm) is a machine in which Docker works; V(container) runs one image and nothing else.
+    type: str
+    choices: [vm, container]
+    default: vm
+  max_price_per_hour_usd:
+    description: Refuse offers above this price in US dollars per hour, and offers whose price is unknown.
+    type: float
+  price_per_hour_usd:
+    description: Price in US dollars per hour, for offers whose provider does not tell one.
+    type: float
+  max_lifetime:
+    description:
+      - How long it may live at most, in hours, days or weeks (V(8h), V(7d), V(2w)), or the word V(unlimited).
+      - Required where the provider costs money; there is no default.
+    type: str
+  image:
+    description: Image to boot or to run. Default is the provider's own. For the provider V(local) a host image.
+    type: str
+  entrypoint:
+    description: Entry point of the image of a container rental. Refused where the provider can't set it.
+    type: list
+    elements: str
+  args:
+    description: Arguments of the image of a container rental.
+    type: list
+    elements: str
+  env:
+    description: Environment variables of a container rental. The values are never shown.
+    type: dict
+  ports:
+    description: Ports that must be reachable from outside.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      port:
+        description: Port number, 1 to 65535.
+        type: int
+        required: true
+      protocol:
+        description: V(http) lets the provider's proxy answer where it has one.
+        type: str
+        choices: [tcp, http]
+        default: tcp
+  disk_gib:
+    description: Size of the disk in GiB.
+    type: int
+    default: 50
+  interruptible:
+    description: Take cheaper machines that the provider may take back at any time.
+    type: bool
+    default: false
+  ssh_public_key:
+    description: Text of the public key that may log in. Default is the file O(ssh_private_key_file) with C(.pub) appended, if it exists.
+    type: str
+  ssh_private_key_file:
+    description: Private key to log in with. Default is the agent and ssh's own choice.
+    type: path
+  wait:
+    description:
+      - When the module returns. V(none) returns as soon as it is certain that this rental counts.
+      - V(running) waits for the provider, V(ssh) for a login, V(gpu) until C(nvidia-smi) lists the GPUs, V(endpoint) for the served endpoint.
+      - Default is V(ssh) for machines and V(endpoint) for container rentals.
+    type: str
+    choices: [none, running, ssh, gpu, endpoint]
+  wait_timeout_seconds:
+    description: Seconds to wait for O(wait) after the provider said that the instance runs.
+    type: int
+    default: 600
+  on_unready:
+    description:
+      - What to do with an instance that did not become ready in time. All but V(replace) end in a failure.
+      - V(keep) costs on, but loses nothing; running again goes on waiting.
+      - V(replace) destroys it and takes the next offer.
+    type: str
+    choices: [keep, stop, replace, destroy]
+    default: keep
+  on_drift:
+    description:
+      - What to do when the instance differs from the wish in something that can't be changed in place, such as its GPU or image.
+      - V(replace) destroys it and rents another.
+    type: str
+    choices: [fail, replace]
+    default: fail
+"""

@@ -1,0 +1,238 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""What every module does: look, plan, act unless in check mode, look again. Errors get their shape here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _arguments,
+    _journal,
+    _offers,
+    _plan,
+    _preflight,
+    _provider,
+    _readiness,
+    _rent,
+    _views,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._plan import Action
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, Provider, ProviderError
+
+_REPLACEMENTS = 3  # how many machines on_unready: replace may try beyond the first
+
+
+def run_module(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoReturn:
+    """Run the work and exit with its result: the one place that turns an error into a failure."""
+    try:
+        result = work()
+    except ProviderError as error:
+        fix = f" {error.fix}" if error.fix else ""
+        module.fail_json(msg=f"{error.message}{fix}", failure=error.as_failure(), **getattr(error, "result", {}))
+    except ValueError as error:
+        failure = {"provider": None, "code": "invalid_input", "status": None, "request_id": None}
+        module.fail_json(msg=str(error), failure={**failure, "message": str(error), "fix": "Correct the input."})
+    module.exit_json(**result)
+
+
+def load_providers(names: tuple[str, ...] | list[str], settings: Mapping[str, Any] | None) -> dict[str, Provider]:
+    """The providers of those names, each with its own settings only."""
+    return {name: _provider.load(name, (settings or {}).get(name)) for name in names}
+
+
+def run_instance(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """The instance module: refuse what can be refused for nothing, then bring the instance to the wanted state."""
+    settings = {key: value for key, value in params.items() if key in _arguments.INSTANCE_SPEC}
+    problems = _preflight.check_deployment_id(params["deployment_id"])
+    if params["state"] == "absent":
+        # Ending must work with whatever is left of the settings: only what says whose it is has to be right.
+        problems += [one for one in _preflight.check_instance(settings) if one.field in ("name", "providers")]
+    else:
+        problems += _preflight.check_instance(settings) + _preflight.check_state(settings, params["state"])
+    if problems:
+        raise ValueError(" ".join(str(problem) for problem in problems))
+    wish = _arguments.wish_from(params)
+    providers = load_providers(wish.look_at, params.get("provider_settings"))
+    return Run(providers, wish, check_mode).result()
+
+
+@dataclass
+class Run:
+    """One run for one instance."""
+
+    providers: Mapping[str, Provider]
+    wish: Wish
+    check_mode: bool = False
+    actions: list[str] = field(default_factory=list)
+    tried: list[Offer] = field(default_factory=list)
+    failed_rentals: list[dict[str, Any]] = field(default_factory=list)
+
+    def result(self) -> dict[str, Any]:
+        found = _rent.find(self.providers, self.wish.deployment_id, self.wish.name)
+        plan = _plan.make_plan(found.current, self.wish)
+        self._refuse(plan, found.current)
+        market = _offers.Market()
+        if Action.CREATE in plan.actions:
+            market = self._market()
+            plan = _plan.make_plan(found.current, self.wish, market.offers[0])
+        result: dict[str, Any] = {
+            "diff": plan.diff,
+            "offer": _views.offer(market.offers[0]) if market.offers else None,
+            "refused_offers": market.refused,
+            "surplus": [_views.instance(one) for one in found.surplus],
+        }
+        if self.check_mode:
+            instance = found.current if self.wish.state != "absent" else None
+            actions = [action.value for action in plan.actions]
+            return result | {"changed": plan.changed, "actions": actions, "instance": _views.optional(instance)}
+        current, report = self._apply(plan, found, market.offers)
+        return result | {
+            "changed": bool(self.actions),
+            "actions": self.actions,
+            "instance": _views.optional(current),
+            "readiness": report.as_result() if report else None,
+            "failed_rentals": self.failed_rentals,
+        }
+
+    def _refuse(self, plan: _plan.Plan, current: Instance | None) -> None:
+        name = self.wish.name
+        if plan.refused:
+            raise EngineError(plan.refused, code="not_found", provider=", ".join(self.wish.providers))
+        if plan.differences and current:
+            differences = "; ".join(str(difference) for difference in plan.differences)
+            raise EngineError(
+                f"Instance '{name}' exists and differs from what you want: {differences}.",
+                code="drift",
+                provider=current.provider,
+                fix="Change the wish back, or set on_drift: replace, which destroys this machine and rents another.",
+                result={"instance": _views.instance(current), "differences": [vars(one) for one in plan.differences]},
+            )
+
+    def _market(self) -> _offers.Market:
+        wish = self.wish
+        market = _offers.survey(
+            {name: self.providers[name] for name in wish.providers},
+            _offers.query_from(wish),
+            prefer_order=wish.prefer_order,
+            max_price_per_hour_usd=wish.max_price_per_hour_usd,
+            price_per_hour_usd=wish.price_per_hour_usd,
+        )
+        if not market.offers:
+            if market.errors and not market.refused:
+                raise next(iter(market.errors.values()))
+            raise EngineError(
+                f"No offer of {', '.join(wish.providers)} fits instance '{wish.name}' (gpu {wish.gpu or 'none'}, "
+                f"size {wish.instance_type or 'any'}; {len(market.refused)} refused for their price).",
+                code="no_capacity",
+                provider=", ".join(wish.providers),
+                fix="Allow more: another gpu or instance_type, more providers, or a higher max_price_per_hour_usd.",
+                result={"refused_offers": market.refused},
+            )
+        return market
+
+    def _apply(
+        self, plan: _plan.Plan, found: _rent.Found, offers: list[Offer]
+    ) -> tuple[Instance | None, _readiness.Report | None]:
+        if self.wish.state == "absent":
+            self._end_all(found)
+            return None, None
+        current = found.current
+        for action in plan.actions:
+            if action is Action.CREATE:
+                current = self._rent(offers)
+            elif current is not None:
+                current = self._change(action, current)
+        if _rent.delete_old_surplus(self.providers, self.wish, found):
+            self.actions.append("delete_surplus")
+        if current is None or self.wish.state == "stopped" or current.status is Status.STOPPED:
+            return current, None
+        return self._wait(current, offers)
+
+    def _end_all(self, found: _rent.Found) -> None:
+        for one in found.all:
+            if self.providers[one.provider].delete(one.id):
+                self.actions.append(Action.DELETE.value)
+                _journal.record("deleted", one)
+        for provider in self.providers.values():
+            if provider.clean_up(self.wish.deployment_id):
+                self.actions.append("clean_up")
+
+    def _rent(self, offers: list[Offer]) -> Instance:
+        current, offer = _rent.rent(self.providers, self.wish, [one for one in offers if one not in self.tried])
+        self.tried.append(offer)
+        self.actions.append(Action.CREATE.value)
+        if current.needs_start:
+            current = self.providers[current.provider].start(current.id)
+        return current
+
+    def _change(self, action: Action, current: Instance) -> Instance:
+        provider = self.providers[current.provider]
+        self.actions.append(action.value)
+        if action is Action.START:
+            current = provider.start(current.id)
+        elif action is Action.STOP:
+            current = provider.stop(current.id)
+        else:
+            provider.delete(current.id)
+        _journal.record({"start": "started", "stop": "stopped"}.get(action.value, "deleted"), current)
+        return current
+
+    def _wait(self, current: Instance, offers: list[Offer]) -> tuple[Instance, _readiness.Report | None]:
+        wish = self.wish
+        if wish.wait == "none":
+            return current, None
+        while True:
+            provider = self.providers[current.provider]
+            known_key = current.host_key
+            current, report = _readiness.wait_until_ready(
+                provider, current, wish.wait, wish.wait_timeout_seconds, wish.ssh_private_key_file
+            )
+            if report.ready:
+                again = provider.get(current.id) or current
+                if known_key is None and current.host_key:
+                    _journal.record("host_key", current)
+                return replace(again, host_key=again.host_key or current.host_key), report
+            self._handle_unready(provider, current, report)
+            self.failed_rentals.append({"instance": _views.instance(current), "readiness": report.as_result()})
+            if not offers:
+                offers = self._market().offers
+            current = self._rent(offers)
+
+    def _handle_unready(self, provider: Provider, current: Instance, report: _readiness.Report) -> None:
+        """Do what the user asked for; returns only when another machine shall be tried."""
+        wanted = self.wish.on_unready
+        _journal.record("unready", current, readiness=report.as_result())
+        if wanted == "stop":
+            current = provider.stop(current.id)
+            self.actions.append(Action.STOP.value)
+        elif wanted in ("destroy", "replace"):
+            provider.delete(current.id)
+            self.actions.append(Action.DELETE.value)
+            _journal.record("deleted", current)
+        if wanted == "replace" and len(self.failed_rentals) < _REPLACEMENTS:
+            return
+        kept = {"keep": "It is kept; run again to go on waiting", "stop": "It was stopped"}.get(
+            wanted, "It was destroyed"
+        )
+        raise EngineError(
+            f"Instance '{self.wish.name}' at {current.provider} ({current.id[:20]}) was not ready ({self.wish.wait}) after "
+            f"{report.seconds:.0f} s: {', '.join(report.classes)}; last: {report.last_message}. {kept}.",
+            code="not_ready",
+            provider=current.provider,
+            fix="See failure classes in the result under readiness, and TROUBLESHOOTING.md.",
+            result={
+                "changed": bool(self.actions),
+                "actions": self.actions,
+                "instance": _views.instance(current),
+                "readiness": report.as_result(),
+                "failed_rentals": self.failed_rentals,
+            },
+        )

@@ -1,0 +1,235 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""Renting once, across crashes and controllers that share nothing: claim, then confirm.
+
+What a provider lists is the truth. A claim carries a fresh nonce, so that claims of the same (deployment, name) can be
+told apart; if several are alive, the oldest stays and the younger ones are surplus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _journal, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Offer, Request, Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    Ambiguous,
+    AuthError,
+    Capability,
+    EngineError,
+    NameTaken,
+    NoCapacity,
+    OfferGone,
+    Provider,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaError,
+)
+
+LOOKS_APART_SECONDS = 10.0  # two complete lists at least this far apart make a fact
+SURPLUS_AGE_SECONDS = 600.0  # younger surplus may still have a creator that is about to settle it
+CONFIRM_DEADLINE_SECONDS = 180.0
+_CLAIM_ATTEMPTS = 3
+
+Providers = Mapping[str, Provider]
+
+
+@dataclass
+class Found:
+    """The rental that counts, and others with the same deployment and name."""
+
+    current: Instance | None = None
+    surplus: list[Instance] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Instance]:
+        return [self.current, *self.surplus] if self.current else []
+
+
+@dataclass
+class Claim:
+    """A rental, and the nonces under which we asked for it: what carries one of them, we created."""
+
+    instance: Instance
+    nonces: set[str]
+
+
+def list_all(providers: Providers) -> list[Instance]:
+    """The complete lists of all providers, asked in parallel; one that fails fails all: absence must be proven."""
+    with ThreadPoolExecutor(max_workers=max(1, len(providers))) as pool:
+        calls = [pool.submit(provider.list) for provider in providers.values()]
+        return [instance for call in calls for instance in call.result()]
+
+
+def find(providers: Providers, deployment_id: str, name: str) -> Found:
+    """Which live rental is the instance of that name."""
+    return settle(
+        instance
+        for instance in list_all(providers)
+        if (instance.marker.deployment_id, instance.marker.name) == (deployment_id, name)
+        and instance.status is not Status.TERMINATING
+    )
+
+
+def settle(instances: Iterable[Instance]) -> Found:
+    """The oldest stays; every controller comes to the same answer from the same list."""
+    ordered = sorted(instances, key=lambda one: (one.created_at or float("inf"), one.marker.nonce, one.id))
+    return Found(ordered[0], ordered[1:]) if ordered else Found()
+
+
+def rent(providers: Providers, wish: Wish, offers: Iterable[Offer]) -> tuple[Instance, Offer]:
+    """Take the first offer that can be had; returns when it is certain that this rental counts."""
+    failures: list[ProviderError] = []
+    sold_out: set[tuple[str, str | None]] = set()
+    for offer in offers:
+        if (offer.provider, None) in sold_out or (offer.provider, offer.region or "") in sold_out:
+            continue
+        try:
+            claimed = _claim(providers, wish, offer)
+        except OfferGone as error:
+            failures.append(error)
+        except NoCapacity as error:
+            failures.append(error)
+            if error.scope != "offer":
+                sold_out.add((offer.provider, None if error.scope == "provider" else offer.region or ""))
+        except (AuthError, QuotaError, ProviderUnavailable) as error:
+            failures.append(error)
+            sold_out.add((offer.provider, None))
+        else:
+            return _confirm(providers, wish, claimed), offer
+    if len(failures) == 1:
+        raise failures[0]
+    raise EngineError(
+        f"Nothing could be rented for '{wish.name}': "
+        + ("; ".join(str(error) for error in failures) or "no offer fits."),
+        code=NoCapacity.code,
+        provider=", ".join(wish.providers),
+        fix="Allow more providers or regions, or a higher max_price_per_hour_usd.",
+        result={"failures": [error.as_failure() for error in failures]},
+    )
+
+
+def _claim(providers: Providers, wish: Wish, offer: Offer) -> Claim:
+    provider = providers[offer.provider]
+    nonces: set[str] = set()
+    for attempt in range(_CLAIM_ATTEMPTS):
+        marker = Marker(
+            wish.deployment_id, wish.name, _marker.new_nonce(), _marker.expiry_epoch_hours(wish.lifetime_seconds)
+        )
+        nonces.add(marker.nonce)
+        _journal.record(
+            "claim", deployment_id=wish.deployment_id, name=wish.name, provider=offer.provider, nonce=marker.nonce
+        )
+        try:
+            created = provider.create(_request(marker, wish, offer))
+        except NameTaken:
+            # Another controller was faster: look for what it made, instead of failing.
+            found = _look_until_found(provider, wish, seconds=15.0)
+            if found:
+                return Claim(found, nonces)
+        except Ambiguous:
+            found = _look_until_found(provider, wish, seconds=LOOKS_APART_SECONDS)
+            if found:
+                return Claim(found, nonces)
+            if attempt == _CLAIM_ATTEMPTS - 1:
+                raise
+        else:
+            _journal.record("created", created)
+            return Claim(created, nonces)
+    raise Ambiguous(
+        f"The name '{wish.name}' is taken at {offer.provider}, but what has it is not listed.",
+        provider=offer.provider,
+        fix="Run again in a minute; if it stays so, look for it at the provider.",
+    )
+
+
+def _look_until_found(provider: Provider, wish: Wish, seconds: float) -> Instance | None:
+    """What carries our deployment and name; looks at least twice, the last time after so many seconds."""
+    deadline = _clock.monotonic() + seconds
+    while True:
+        last = _clock.monotonic() >= deadline
+        found = find({provider.name: provider}, wish.deployment_id, wish.name)
+        if found.current or last:
+            return found.current
+        _clock.sleep(min(1.0, max(0.05, deadline - _clock.monotonic())))
+
+
+def _request(marker: Marker, wish: Wish, offer: Offer) -> Request:
+    return Request(
+        marker=marker,
+        offer=offer,
+        image=wish.image,
+        entrypoint=wish.entrypoint,
+        args=wish.args,
+        env=wish.env,
+        ports=wish.ports,
+        disk_gib=wish.disk_gib,
+        ssh_public_key=wish.ssh_public_key,
+    )
+
+
+def _confirm(providers: Providers, wish: Wish, claim: Claim) -> Instance:
+    """Look twice. Whoever sees an older rental than its own gives its own back."""
+    mine = claim.instance
+    if len(providers) == 1 and Capability.UNIQUE_NAMES in providers[mine.provider].capabilities:
+        return mine  # the provider itself lets nobody rent the same name again
+    deadline = _clock.monotonic() + CONFIRM_DEADLINE_SECONDS
+    first_look: float | None = None
+    while True:
+        found = _look(providers, wish, deadline)
+        if found.current and mine.id in [one.id for one in found.all]:
+            _give_back(providers, claim, found)
+            if found.current.id != mine.id:
+                return found.current  # an older one exists: its creator, or the next run, looks after it
+            if first_look is not None and _clock.monotonic() - first_look >= LOOKS_APART_SECONDS:
+                return found.current
+            first_look = _clock.monotonic() if first_look is None else first_look
+        elif _clock.monotonic() > deadline:
+            raise Ambiguous(
+                f"{mine.provider} rented {mine.id} but has not listed it for {CONFIRM_DEADLINE_SECONDS:.0f} s.",
+                provider=mine.provider,
+                fix="Run again; look for it at the provider if it does not appear.",
+            )
+        _clock.sleep(LOOKS_APART_SECONDS if first_look is not None else 1.0)
+
+
+def _look(providers: Providers, wish: Wish, deadline: float) -> Found:
+    """One look that tolerates a failing list until the deadline; then what is rented stays, and the next run settles."""
+    try:
+        return find(providers, wish.deployment_id, wish.name)
+    except ProviderError:
+        if _clock.monotonic() > deadline:
+            raise
+        return Found()
+
+
+def _give_back(providers: Providers, claim: Claim, found: Found) -> None:
+    """Delete what we created ourselves and doesn't count; others' surplus is not ours to delete here."""
+    for one in found.surplus:
+        if one.marker.nonce in claim.nonces:
+            providers[one.provider].delete(one.id)
+            _journal.record("surplus_deleted", one, kept=found.current.id if found.current else None)
+
+
+def delete_old_surplus(providers: Providers, wish: Wish, found: Found) -> list[Instance]:
+    """Delete what is surplus by two complete lists and older than its creator could need to settle it."""
+    if not _old(found.surplus):
+        return []
+    seen = {(one.provider, one.id) for one in _old(found.surplus)}
+    _clock.sleep(LOOKS_APART_SECONDS)
+    again = find(providers, wish.deployment_id, wish.name)
+    doomed = [one for one in _old(again.surplus) if (one.provider, one.id) in seen]
+    for one in doomed:
+        providers[one.provider].delete(one.id)
+        _journal.record("surplus_deleted", one, kept=again.current.id if again.current else None)
+    return doomed
+
+
+def _old(instances: Iterable[Instance]) -> list[Instance]:
+    """Those whose age is known and above the limit; what has no time counts as young."""
+    return [one for one in instances if one.created_at and _clock.now() - one.created_at > SURPLUS_AGE_SECONDS]

@@ -1,0 +1,65 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""What modules return: plain dictionaries of offers and instances, never a provider's raw answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer
+
+
+def offer(value: Offer) -> dict[str, Any]:
+    return asdict(value) | {"runtime": value.runtime.value}
+
+
+def instance(value: Instance) -> dict[str, Any]:
+    """One instance as every module returns it."""
+    ssh = value.ssh_endpoints[0] if value.ssh_endpoints else None
+    return {
+        "name": value.marker.name,
+        "deployment_id": value.marker.deployment_id,
+        "peer_name": f"{value.marker.name}.{value.marker.deployment_id}.internal",
+        "id": value.id,
+        "provider": value.provider,
+        "status": value.status.value,
+        "detail": value.detail,
+        "runtime": value.runtime.value,
+        "owner": value.marker.owner,
+        "gpu": value.gpu,
+        "gpu_count": value.gpu_count,
+        "instance_type": value.instance_type,
+        "region": value.region,
+        "image": value.image,
+        "price_per_hour_usd": value.price_per_hour_usd,
+        "cost_so_far_usd": cost_so_far_usd(value),
+        "created_at": timestamp(value.created_at),
+        "expires_at": timestamp(value.marker.expiry_epoch_hours * 3600.0 or None),
+        "address": value.address,
+        "ssh_host": ssh.host if ssh else None,
+        "ssh_port": ssh.port if ssh else None,
+        "ssh_user": value.ssh_user,
+        "host_key": value.host_key,
+    }
+
+
+def optional(value: Instance | None) -> dict[str, Any] | None:
+    return instance(value) if value else None
+
+
+def cost_so_far_usd(value: Instance) -> float | None:
+    """Price times age; None when one of them is unknown."""
+    if value.price_per_hour_usd is None or value.created_at is None:
+        return None
+    return round(max(0.0, _clock.now() - value.created_at) / 3600 * value.price_per_hour_usd, 4)
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None

@@ -1,0 +1,98 @@
+#!/usr/bin/python
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+DOCUMENTATION = r"""
+module: cost_info
+short_description: Show what a fleet costs, and did
+version_added: 0.1.0
+author: The gpuops.fleet contributors
+description:
+  - Adds up what the live instances of a deployment cost per hour and have cost so far, and what the journal on this
+    controller remembers of instances that are gone.
+extends_documentation_fragment:
+  - gpuops.fleet.attributes
+  - gpuops.fleet.attributes.actiongroup_fleet
+  - gpuops.fleet.attributes.info_module
+  - gpuops.fleet.fleet
+options:
+  providers:
+    description: Where to look.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show what the fleet costs
+  gpuops.fleet.cost_info:
+    deployment_id: acme-llm
+    providers: [local]
+  register: cost
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+price_per_hour_usd:
+  description: US dollars per hour of all live instances; null when one of the prices is unknown.
+  returned: success
+  type: float
+  sample: 1.6
+cost_so_far_usd:
+  description: US dollars that live instances and those in the journal have cost, as far as it is known.
+  returned: success
+  type: float
+  sample: 12.8
+complete:
+  description: Whether all providers answered, all prices are known, and the journal knows when each instance began and ended.
+  returned: success
+  type: bool
+  sample: true
+live:
+  description: Live instances with price and cost so far.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{name: vllm-1, provider: local, id: 0ecfa1dd9090, price_per_hour_usd: 0.0, cost_so_far_usd: 0.0}]
+past:
+  description: Instances in the journal that are gone.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{name: vllm-1, provider: local, id: 1ecfa1dd9090, hours: 8.0, cost_usd: 0.0}]
+errors:
+  description: Failures of providers that did not answer.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+failure:
+  description: Why it failed.
+  returned: on failure
+  type: dict
+  contains:
+    provider: {description: Who refused., type: str, returned: always, sample: local}
+    code: {description: "What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable), V(invalid_input).", type: str, returned: always, sample: drift}
+    status: {description: HTTP status of the provider's answer., type: int, returned: always, sample: 409}
+    request_id: {description: The provider's id of the call., type: str, returned: always, sample: req-1}
+    message: {description: What happened., type: str, returned: always, sample: No Docker Engine answers.}
+    fix: {description: What to do next., type: str, returned: always, sample: Run make setup.}
+"""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import FLEET_SPEC
+from ansible_collections.gpuops.fleet.plugins.module_utils._engine import run_module
+from ansible_collections.gpuops.fleet.plugins.module_utils._report import sum_up_cost
+
+COST_SPEC = {"providers": {"type": "list", "elements": "str", "required": True}}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={**FLEET_SPEC, **COST_SPEC}, supports_check_mode=True)
+    run_module(module, lambda: sum_up_cost(module.params))
+
+
+if __name__ == "__main__":
+    main()

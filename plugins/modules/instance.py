@@ -1,0 +1,169 @@
+#!/usr/bin/python
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+DOCUMENTATION = r"""
+module: instance
+short_description: Rent a machine once, and end it
+version_added: 0.1.0
+author: The gpuops.fleet contributors
+description:
+  - Brings one instance of a deployment to the wanted state at one of several providers, and waits until it can be used.
+  - An instance is identified by O(deployment_id) and O(name), by a marker on the rented thing itself. The module keeps no state of its own,
+    so it can be interrupted, repeated, and run from several controllers at once, and one rental is left.
+  - What does not carry the whole marker is never touched.
+extends_documentation_fragment:
+  - gpuops.fleet.attributes
+  - gpuops.fleet.attributes.actiongroup_fleet
+  - gpuops.fleet.fleet
+  - gpuops.fleet.instance
+attributes:
+  check_mode:
+    support: full
+    details: Shows the offer that would be taken now, and its price.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - V(present) makes sure that it exists, whatever its power state.
+      - V(started) and V(stopped) also decide that. Only what exists can be stopped.
+      - V(absent) destroys it, and returns only when the provider says that it is gone. What is already gone is no change.
+    type: str
+    choices: [present, started, stopped, absent]
+    default: present
+seealso:
+  - module: gpuops.fleet.instance_info
+  - module: gpuops.fleet.offer_info
+"""
+
+EXAMPLES = r"""
+- name: Rent a host for the broker on this machine
+  gpuops.fleet.instance:
+    deployment_id: acme-llm
+    name: kafka-1
+    providers: [local]
+    instance_type: medium
+    ssh_private_key_file: build/ssh/id_ed25519
+  delegate_to: localhost
+
+- name: Show what a larger one would be, without renting it
+  gpuops.fleet.instance:
+    deployment_id: acme-llm
+    name: vllm-1
+    providers: [local]
+    instance_type: large
+  check_mode: true
+  delegate_to: localhost
+
+- name: Destroy it
+  gpuops.fleet.instance:
+    deployment_id: acme-llm
+    name: kafka-1
+    providers: [local]
+    state: absent
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+instance:
+  description: The instance as its provider describes it after the run; null when it does not exist.
+  returned: success, and on failure when one exists
+  type: dict
+  contains:
+    name: {description: Name in its deployment., type: str, returned: always, sample: vllm-1}
+    deployment_id: {description: Whose it is., type: str, returned: always, sample: acme-llm}
+    peer_name: {description: Name by which other instances of the deployment reach it., type: str, returned: always, sample: vllm-1.acme-llm.internal}
+    id: {description: The provider's own id., type: str, returned: always, sample: 0ecfa1dd9090}
+    provider: {description: Where it is rented., type: str, returned: always, sample: local}
+    status: {description: "One of V(pending), V(running), V(stopped), V(failed), V(terminating).", type: str, returned: always, sample: running}
+    detail: {description: The provider's own words about the status., type: str, returned: always, sample: Up 4 seconds}
+    runtime: {description: V(vm) or V(container)., type: str, returned: always, sample: vm}
+    owner: {description: V(fleet) or the job that rented it., type: str, returned: always, sample: fleet}
+    gpu: {description: Canonical name of its GPU; null without one., type: str, returned: always, sample: L4}
+    gpu_count: {description: Number of GPUs., type: int, returned: always, sample: 1}
+    instance_type: {description: The provider's size., type: str, returned: always, sample: medium}
+    region: {description: Where it stands; null if unknown., type: str, returned: always, sample: us-east1}
+    image: {description: What it was made from., type: str, returned: always, sample: "gpufleet/host:trixie"}
+    price_per_hour_usd: {description: US dollars per hour; null if unknown., type: float, returned: always, sample: 0.0}
+    cost_so_far_usd: {description: Price times age in US dollars; null if unknown., type: float, returned: always, sample: 0.0}
+    created_at: {description: "When it was rented (RFC 3339, UTC).", type: str, returned: always, sample: "2026-11-21T10:00:00Z"}
+    expires_at: {description: "When its lifetime ends (RFC 3339, UTC); null if unlimited.", type: str, returned: always, sample: "2026-11-21T18:00:00Z"}
+    address: {description: Address that its peers use; null while unknown., type: str, returned: always, sample: 10.231.0.17}
+    ssh_host: {description: Where SSH answers from the controller., type: str, returned: always, sample: 10.231.0.17}
+    ssh_port: {description: Port of SSH., type: int, returned: always, sample: 22}
+    ssh_user: {description: User to log in as., type: str, returned: always, sample: root}
+    host_key: {description: SSH host key without comment; null while unknown., type: str, returned: always, sample: ssh-ed25519 AAAAC3Nz}
+actions:
+  description: What was done, or would be done in check mode, in this order.
+  returned: success
+  type: list
+  elements: str
+  sample: [create]
+offer:
+  description: The offer that was preferred when something had to be rented.
+  returned: success
+  type: dict
+  sample: {provider: local, id: medium, memory_mib: 4096, cpu_count: 4, price_per_hour_usd: 0.0}
+refused_offers:
+  description: Offers that were not considered, with the reason.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{provider: local, id: large, reason: "its price is not known, and max_price_per_hour_usd is set"}]
+readiness:
+  description: How waiting went, with the classes of failures on the way. Null when nothing was waited for.
+  returned: success, and when the instance did not become ready
+  type: dict
+  sample: {ready: true, attempts: 3, seconds: 3.2, classes: {refused: {count: 2, first_seconds: 0.1, last_seconds: 1.2}}, last_message: ""}
+surplus:
+  description: Younger rentals with the same deployment and name, which are deleted when they are older than 10 minutes.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+failed_rentals:
+  description: Rentals that O(on_unready=replace) gave up, with the evidence.
+  returned: outside check mode
+  type: list
+  elements: dict
+  sample: []
+differences:
+  description: What differs from the wish and can't be changed in place.
+  returned: on failure for drift
+  type: list
+  elements: dict
+  sample: [{field: instance_type, current: small, wanted: large}]
+failure:
+  description: Why it failed.
+  returned: on failure
+  type: dict
+  contains:
+    provider: {description: Who refused., type: str, returned: always, sample: local}
+    code: {description: "What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable), V(invalid_input).", type: str, returned: always, sample: drift}
+    status: {description: HTTP status of the provider's answer., type: int, returned: always, sample: 409}
+    request_id: {description: The provider's id of the call., type: str, returned: always, sample: req-1}
+    message: {description: What happened., type: str, returned: always, sample: No Docker Engine answers.}
+    fix: {description: What to do next., type: str, returned: always, sample: Run make setup.}
+"""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import FLEET_SPEC, INSTANCE_SPEC
+from ansible_collections.gpuops.fleet.plugins.module_utils._engine import run_instance, run_module
+
+STATE_SPEC = {
+    "state": {"type": "str", "choices": ["present", "started", "stopped", "absent"], "default": "present"},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={**FLEET_SPEC, **INSTANCE_SPEC, **STATE_SPEC}, supports_check_mode=True)
+    run_module(module, lambda: run_instance(module.params, module.check_mode))
+
+
+if __name__ == "__main__":
+    main()
