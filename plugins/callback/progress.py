@@ -175,6 +175,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def is_quiet(mode: str, arguments: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
+    """Check mode changes nothing that could be timed; Molecule prints its own progress and makes no report."""
+    if mode == "auto":
+        return bool(arguments.get("check")) or "MOLECULE_SCENARIO_NAME" in environment
+    return mode == "off"
+
+
+def is_whole_site(playbook: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether the run was of everything. gpuops.fleet.site is a file site.yml as well."""
+    limited = arguments.get("subset") or arguments.get("skip_tags") or list(arguments.get("tags") or ["all"]) != ["all"]
+    return os.path.basename(playbook).split(".")[0] == "site" and not limited
+
+
 def _hosts(names: list[str]) -> str:
     shown = ", ".join(names[:_HOSTS_SHOWN])
     return f"{shown} and {len(names) - _HOSTS_SHOWN} more" if len(names) > _HOSTS_SHOWN else shown
@@ -200,11 +213,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def set_options(self, task_keys: Any = None, var_options: Any = None, direct: Any = None) -> None:
         """Read the options; a quiet run doesn't call this plugin again."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        mode = self.get_option("mode")
-        # Molecule prints its own progress, and its runs have no report.
-        quiet = bool(context.CLIARGS.get("check")) or "MOLECULE_SCENARIO_NAME" in os.environ
-        if mode == "off" or (mode == "auto" and quiet):
-            self.disabled = True
+        self.disabled = is_quiet(self.get_option("mode"), context.CLIARGS, os.environ)
         self._timeline = Timeline(max(float(self.get_option("interval_seconds")), 0.1))
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
@@ -260,16 +269,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         document = self._write(finished=True, changed=changed)
         lines = table(document) if document["total_seconds"] >= self._timeline.interval_seconds else []
         bad = any(total["failures"] or total["unreachable"] for total in totals)
-        if totals and not changed and not bad and self._is_whole_site():
+        if totals and not changed and not bad and is_whole_site(self._playbook, context.CLIARGS):
             lines += ["", "changed=0: nothing had to be changed."]
         for line in lines:
             self._display.display(line)
-
-    def _is_whole_site(self) -> bool:
-        # "site.yml" and "gpuops.fleet.site" both end in a file of that name.
-        limited = context.CLIARGS.get("subset") or context.CLIARGS.get("skip_tags")
-        tags = list(context.CLIARGS.get("tags") or ["all"])
-        return os.path.basename(self._playbook).split(".")[0] == "site" and not limited and tags == ["all"]
 
     def _host_ends(self, result: Any) -> None:
         # The public names came with ansible-core 2.19.

@@ -12,7 +12,8 @@ options:
   deployment_id:
     description:
       - Decides which rented machines are yours. 3 to 24 lower-case letters, digits and single hyphens.
-      - It has no default, and generic words such as V(test) are refused, because somebody else in the same account may use them too.
+      - It has no default, and generic words such as V(test) are refused, because somebody else in the same account
+        may use them too.
     type: str
     required: true
   provider_settings:
@@ -27,10 +28,12 @@ options:
         type: dict
         suboptions:
           api_url:
-            description: Where the Docker Engine answers, such as V(unix:///var/run/docker.sock). Default is E(DOCKER_HOST), else this machine's engine.
+            description: Where the Docker Engine answers, such as V(unix:///var/run/docker.sock). Default is
+              E(DOCKER_HOST), else this machine's engine.
             type: str
           image:
-            description: Host image for instances that don't name one. Default is V(gpufleet/host:trixie), which C(make setup) makes.
+            description: Host image for instances that don't name one. Default is V(gpufleet/host:trixie), which
+              C(make setup) makes.
             type: str
           isolation:
             description:

@@ -32,13 +32,15 @@ options:
     type: bool
     default: false
   gpu:
-    description: Canonical name of the GPU, such as V(L4) or V(A100_80GB). Unknown names are refused. Without it, a machine without GPU is rented.
+    description: Canonical name of the GPU, such as V(L4) or V(A100_80GB). Unknown names are refused. Without it, a
+      machine without GPU is rented.
     type: str
   gpu_count:
     description: How many GPUs. Default is 1 when O(gpu) is given.
     type: int
   instance_type:
-    description: The provider's name of a machine size. For the provider V(local) one of V(small), V(medium), V(large), V(xlarge).
+    description: The provider's name of a machine size. For the provider V(local) one of V(small), V(medium),
+      V(large), V(xlarge).
     type: str
   regions:
     description: Where it may stand, in the provider's words. Empty means anywhere.
@@ -99,7 +101,8 @@ options:
     type: bool
     default: false
   ssh_public_key:
-    description: Text of the public key that may log in. Default is the file O(ssh_private_key_file) with C(.pub) appended, if it exists.
+    description: Text of the public key that may log in. Default is the file O(ssh_private_key_file) with C(.pub)
+      appended, if it exists.
     type: str
   ssh_private_key_file:
     description: Private key to log in with. Default is the agent and ssh's own choice.
@@ -107,7 +110,8 @@ options:
   wait:
     description:
       - When the module returns. V(none) returns as soon as it is certain that this rental counts.
-      - V(running) waits for the provider, V(ssh) for a login, V(gpu) until C(nvidia-smi) lists the GPUs, V(endpoint) for the served endpoint.
+      - V(running) waits for the provider, V(ssh) for a login, V(gpu) until C(nvidia-smi) lists the GPUs, V(endpoint)
+        for the served endpoint.
       - Default is V(ssh) for machines and V(endpoint) for container rentals.
     type: str
     choices: [none, running, ssh, gpu, endpoint]
@@ -125,7 +129,8 @@ options:
     default: keep
   on_drift:
     description:
-      - What to do when the instance differs from the wish in something that can't be changed in place, such as its GPU or image.
+      - What to do when the instance differs from the wish in something that can't be changed in place, such as its
+        GPU or image.
       - V(replace) destroys it and rents another.
     type: str
     choices: [fail, replace]

@@ -19,7 +19,7 @@ description:
   - Takes the output of C(docker inspect) for the containers of one Compose service and the service's part of
     C(docker compose config --format json), and returns one check per property that a hardened service must have.
   - Nothing is fetched or changed. The filter only compares.
-positional: declared, service, prefix
+positional: declared, service
 options:
   _input:
     description: What C(docker inspect) printed, parsed.
@@ -35,10 +35,6 @@ options:
     description: Name of the service, which is the name of its systemd unit and of its Compose project as well.
     type: str
     required: true
-  prefix:
-    description: What stands before each check's name, usually the host and the service.
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
@@ -88,15 +84,9 @@ def _short(options: Sequence[str] | None) -> set[str]:
 
 
 def container_checks(
-    inspected: Sequence[Mapping[str, Any]], declared: Mapping[str, Any], service: str, prefix: str = ""
-) -> list[dict[str, Any]]:
-    """One check per property of the service's one container."""
-    return [{**check, "name": f"{prefix}{check['name']}"} for check in _service_checks(inspected, declared, service)]
-
-
-def _service_checks(
     inspected: Sequence[Mapping[str, Any]], declared: Mapping[str, Any], service: str
 ) -> list[dict[str, Any]]:
+    """One check per property of the service's one container."""
     redeploy = "Run gpuops.fleet.deploy for this host; it restores what was declared."
     wish = (declared.get("services") or {}).get(service)
     if wish is None:

@@ -19,7 +19,6 @@ description:
     per probe.
   - A probe is ok when its command ended with status 0 and, where it has C(expect), when that regular expression is
     found in what the command printed.
-positional: prefix
 options:
   _input:
     description: >-
@@ -28,16 +27,12 @@ options:
     type: list
     elements: dict
     required: true
-  prefix:
-    description: What stands before each check's name, usually the host and the service.
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
 - name: Judge the probes
   ansible.builtin.set_fact:
-    checks: "{{ __verify_probes.results | gpuops.fleet.probe_checks('kafka-1: kafka: ') }}"
+    checks: "{{ __verify_probes.results | gpuops.fleet.probe_checks }}"
 """
 
 RETURN = r"""
@@ -73,7 +68,7 @@ def _detail(result: Mapping[str, Any], ok: bool) -> str:
     return "nothing was printed"
 
 
-def probe_checks(results: Sequence[Mapping[str, Any]], prefix: str = "") -> list[dict[str, Any]]:
+def probe_checks(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One check per probe that ran; a probe that was skipped is none."""
     checks = []
     for result in results:
@@ -87,7 +82,7 @@ def probe_checks(results: Sequence[Mapping[str, Any]], prefix: str = "") -> list
             ok, detail = False, f"'{expected}' was expected, found: {detail}"
         checks.append(
             {
-                "name": f"{prefix}{probe['name']}",
+                "name": str(probe["name"]),
                 "ok": ok,
                 "detail": detail,
                 "fix": "" if ok else str(probe.get("fix") or ""),

@@ -20,8 +20,9 @@ options:
     description:
       - The settings, named as the variables of the role P(gpuops.fleet.vllm#role) without their prefix C(vllm_).
       - C(model) is required. The others are C(model_source), C(model_revision), C(served_model_name), C(port), C(gpu),
-        C(dtype), C(quantization), C(max_model_len), C(max_num_seqs), C(gpu_memory_utilization), C(tensor_parallel_size),
-        C(cpu_kv_cache_gib), C(enforce_eager), C(shutdown_timeout_seconds), C(memory_mib), C(shared_memory_mib),
+        C(dtype), C(quantization), C(max_model_len), C(max_num_seqs), C(gpu_memory_utilization),
+        C(tensor_parallel_size), C(cpu_kv_cache_gib), C(enforce_eager),
+        C(shutdown_timeout_seconds), C(memory_mib), C(shared_memory_mib),
         C(middleware), C(extra_arguments) and C(extra_environment), with the role's defaults.
       - C(middleware) is a list of dotted names of ASGI middleware classes. The last one sees a request first.
     type: dict

@@ -256,9 +256,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         """Fill the inventory, or raise with one sentence for each mistake in the file; then nothing was added."""
         super().parse(inventory, loader, path, cache)
         try:
-            text = _fleet_file.read_file(path)
-            _fleet_file.parse(text, path)
-            fleet = _fleet_file.parse(text, path, self._read_config_data(path))
+            fleet = _fleet_file.parse(_fleet_file.read_file(path), path, lambda: self._read_config_data(path))
         except _fleet_file.FleetFileError as error:
             # Ansible wraps an exception in lines of its own, and tries other plugins: say it first, and plainly.
             for sentence in str(error).splitlines():

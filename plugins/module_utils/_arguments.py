@@ -95,7 +95,8 @@ def complete_instance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list
     known = {}
     for key, value in settings.items():
         if key in INSTANCE_SPEC:
-            known[key] = value
+            if value is not None:  # null means the same as not written
+                known[key] = value
         else:
             near = difflib.get_close_matches(str(key), list(INSTANCE_SPEC), n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(sorted(INSTANCE_SPEC))}."

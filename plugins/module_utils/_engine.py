@@ -41,6 +41,7 @@ def run_module(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoR
         failure = {"provider": None, "code": "invalid_input", "status": None, "request_id": None}
         module.fail_json(msg=str(error), failure={**failure, "message": str(error), "fix": "Correct the input."})
     module.exit_json(**result)
+    raise AssertionError("unreachable: exit_json ends the process")
 
 
 def load_providers(names: tuple[str, ...] | list[str], settings: Mapping[str, Any] | None) -> dict[str, Provider]:
@@ -223,8 +224,8 @@ class Run:
             wanted, "It was destroyed"
         )
         raise EngineError(
-            f"Instance '{self.wish.name}' at {current.provider} ({current.id[:20]}) was not ready ({self.wish.wait}) after "
-            f"{report.seconds:.0f} s: {', '.join(report.classes)}; last: {report.last_message}. {kept}.",
+            f"Instance '{self.wish.name}' at {current.provider} ({current.id[:20]}) was not ready ({self.wish.wait}) "
+            f"after {report.seconds:.0f} s: {', '.join(report.classes)}; last: {report.last_message}. {kept}.",
             code="not_ready",
             provider=current.provider,
             fix="See failure classes in the result under readiness, and TROUBLESHOOTING.md.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _marker, _preflight, _provider
@@ -131,29 +131,26 @@ def load(path: str) -> Fleet:
     return parse(read_file(path), path)
 
 
-def parse(text: str, path: str, data: object = _MISSING) -> Fleet:
+def parse(text: str, path: str, open_values: Callable[[], object] | None = None) -> Fleet:
     """Check the text of a fleet file and return what it says, or raise FleetFileError with every mistake in it.
 
-    data is what Ansible's loader read from the same text (with opened vaults and trusted templates); without it the
-    text is read here.
+    open_values is called when the text is good, and returns the same document as Ansible reads it: with opened vaults
+    and with templates that it trusts. Those values are what the fleet has then.
     """
     if text.startswith("$ANSIBLE_VAULT"):
-        if data is _MISSING:
-            raise FleetFileError(
-                path,
-                [Problem((), "the whole file is a vault, so it can't be checked. Encrypt single values instead.")],
-            )
-        lines: dict[Where, int] = {}
-        problems: list[Problem] = []
-    else:
-        lines, problems = _locate(text, path)
-    reader = _Reader(path, lines, problems)
-    if data is _MISSING:
-        data = _construct(text, path)
-    fleet = reader.fleet(data)
-    if reader.problems or fleet is None:
-        raise FleetFileError(path, reader.problems)
-    return fleet
+        message = "the whole file is a vault, so it can't be checked. Encrypt single values instead."
+        raise FleetFileError(path, [Problem((), message)])
+    data, lines, problems = _read_yaml(text, path)
+    fleet = _Reader(path, lines, problems).fleet(data)
+    if problems or fleet is None:
+        raise FleetFileError(path, problems)
+    if open_values is None:
+        return fleet
+    reader = _Reader(path, lines, problems, preflight=False)
+    opened = reader.fleet(open_values())
+    if problems or opened is None:
+        raise FleetFileError(path, problems)
+    return replace(opened, warnings=fleet.warnings)
 
 
 def _note(problems: list[Problem], problem: Problem) -> None:
@@ -165,8 +162,11 @@ def _note(problems: list[Problem], problem: Problem) -> None:
 class _Reader:
     """Walks the data once and collects the mistakes."""
 
-    def __init__(self, path: str, lines: Mapping[Where, int], problems: list[Problem]) -> None:
+    def __init__(
+        self, path: str, lines: Mapping[Where, int], problems: list[Problem], *, preflight: bool = True
+    ) -> None:
         self.path = path
+        self.with_preflight = preflight
         self.lines = lines
         self.problems = problems
         self.warnings: list[Problem] = []
@@ -265,7 +265,7 @@ class _Reader:
             if isinstance(entry, Mapping):
                 merged = {**defaults, **own}
                 self.instance(index, own, merged, first_use)
-                if len(self.problems) == mistakes:
+                if self.with_preflight and len(self.problems) == mistakes:
                     self.preflight(index, own, merged)
                 result.append(merged)
         return result
@@ -447,36 +447,30 @@ class _Closed(str):
     """A value behind a YAML tag that only Ansible opens (!vault, !unsafe)."""
 
 
-def _construct(text: str, path: str) -> object:
+def _read_yaml(text: str, path: str) -> tuple[object, dict[Where, int], list[Problem]]:
+    """The data, the line of every key and list entry, and what YAML would accept in silence."""
     import yaml  # ansible-core brings it; imported here, because modules that carry this file don't need it
 
-    class Loader(yaml.SafeLoader):
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         """Safe, and leaves the tags closed that it doesn't know."""
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: _Closed(""))
+    loader = Loader(text)
     try:
-        return Loader(text).get_single_data()
-    except yaml.MarkedYAMLError as error:
-        raise FleetFileError(path, [_yaml_problem(error, text)]) from error
-
-
-def _locate(text: str, path: str) -> tuple[dict[Where, int], list[Problem]]:
-    """The line of every key and list entry, and the keys that stand twice (YAML would keep the last in silence)."""
-    import yaml
-
-    try:
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        root = loader.get_single_node()
+        if root is None:
+            message = f"the file is empty; begin it with 'plugin: {PLUGIN_NAME}', 'deployment_id' and 'instances'."
+            raise FleetFileError(path, [Problem((), message)])
+        lines: dict[Where, int] = {(): 1}
+        problems: list[Problem] = []
+        _walk(root, (), lines, problems)
+        return loader.construct_document(root), lines, problems
     except yaml.MarkedYAMLError as error:
         raise FleetFileError(path, [_yaml_problem(error, text)]) from error
     except yaml.YAMLError as error:
         raise FleetFileError(path, [Problem((), f"this is not valid YAML: {error}.")]) from error
-    if root is None:
-        message = f"the file is empty; begin it with 'plugin: {PLUGIN_NAME}', 'deployment_id' and 'instances'."
-        raise FleetFileError(path, [Problem((), message)])
-    lines: dict[Where, int] = {(): 1}
-    problems: list[Problem] = []
-    _walk(root, (), lines, problems)
-    return lines, problems
+    finally:
+        loader.dispose()
 
 
 def _yaml_problem(error: Any, text: str) -> Problem:

@@ -148,6 +148,7 @@ def _set_wanted(host: HostEntry, fleet: Fleet, settings: Mapping[str, Any]) -> N
         fleet_name=host.name,
         fleet_peer_name=f"{host.name}.{fleet.domain}",
         fleet_status="absent",
+        fleet_file=os.path.abspath(fleet.path),  # also here: a deployment may be spread over several files
         fleet_wanted_instance=wanted,
     )
 

@@ -22,7 +22,8 @@ _WORD_ONLY = re.compile(_WORD, re.ASCII)
 DEPLOYMENT_ID_LENGTH = (3, 24)
 NAME_LENGTH = (1, 16)
 GENERIC_DEPLOYMENT_IDS = frozenset(
-    ["ansible", "cluster", "default", "deployment", "deploy", "dev", "example", "fleet", "foo", "gpu", "llm", "main", "none", "null", "prod", "production", "staging", "test", "testing", "tmp"]
+    {"ansible", "cluster", "default", "deployment", "deploy", "dev", "example", "fleet", "foo", "gpu", "llm", "main"}
+    | {"none", "null", "prod", "production", "staging", "test", "testing", "tmp"}
 )
 
 

@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass, field
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     """Where a rented instance is in its life, in words that hold for every provider."""
 
     PENDING = "pending"  # rented, not running yet (also: created but never started)
@@ -21,7 +21,7 @@ class Status(str, enum.Enum):
     TERMINATING = "terminating"
 
 
-class Runtime(str, enum.Enum):
+class Runtime(enum.StrEnum):
     """What was rented: a machine in which Docker works, or a container in which it can't."""
 
     VM = "vm"

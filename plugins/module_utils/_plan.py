@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Status, Wish
 
 
-class Action(str, enum.Enum):
+class Action(enum.StrEnum):
     DELETE = "delete"
     CREATE = "create"
     START = "start"

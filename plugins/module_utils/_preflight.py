@@ -122,7 +122,7 @@ def _lifetime(settings: Mapping[str, Any]) -> Iterator[Problem]:
     for name in _without(settings, Capability.FREE):
         yield Problem(
             "max_lifetime",
-            f"max_lifetime is missing, and provider '{name}' costs money; say how long at most ('8h', '7d') or 'unlimited'.",
+            f"max_lifetime is missing, and provider '{name}' costs money; say how long at most ('8h') or 'unlimited'.",
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Request
 
 
-class Capability(str, enum.Enum):
+class Capability(enum.StrEnum):
     """What some providers can do and others can't; refused before any call where it is missing."""
 
     STOP = "stop"  # stop and start again

@@ -199,7 +199,7 @@ def _confirm(providers: Providers, wish: Wish, claim: Claim) -> Instance:
 
 
 def _look(providers: Providers, wish: Wish, deadline: float) -> Found:
-    """One look that tolerates a failing list until the deadline; then what is rented stays, and the next run settles."""
+    """One look that tolerates a failing list until the deadline; the next run settles then."""
     try:
         return find(providers, wish.deployment_id, wish.name)
     except ProviderError:

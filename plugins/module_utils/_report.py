@@ -77,7 +77,7 @@ def list_offers(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def sum_up_cost(params: Mapping[str, Any]) -> dict[str, Any]:
     instances, errors = _look(params)
-    live = [
+    live: list[dict[str, Any]] = [
         {
             "name": one.marker.name,
             "provider": one.provider,

@@ -166,9 +166,10 @@ class Settings:
             raise SettingsError(f"unknown vLLM setting: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
         if "model" not in values:
             raise SettingsError("vllm_model is missing: name the model to serve, such as Qwen/Qwen3-0.6B.")
-        return cls(
-            **{str(name): _READERS[str(known[str(name)].type)](str(name), value) for name, value in values.items()}
-        )
+        read: dict[str, Any] = {}
+        for name, value in values.items():
+            read[str(name)] = _READERS[str(known[name].type)](str(name), value)
+        return cls(**read)
 
 
 _GGUF_SENTENCE = (

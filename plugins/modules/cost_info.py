@@ -2,6 +2,9 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
 DOCUMENTATION = r"""
 module: cost_info
 short_description: Show what a fleet costs, and did
@@ -44,7 +47,8 @@ cost_so_far_usd:
   type: float
   sample: 12.8
 complete:
-  description: Whether all providers answered, all prices are known, and the journal knows when each instance began and ended.
+  description: Whether all providers answered, all prices are known, and the journal knows when each instance began
+    and ended.
   returned: success
   type: bool
   sample: true
@@ -71,15 +75,38 @@ failure:
   returned: on failure
   type: dict
   contains:
-    provider: {description: Who refused., type: str, returned: always, sample: local}
-    code: {description: "What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable), V(invalid_input).", type: str, returned: always, sample: drift}
-    status: {description: HTTP status of the provider's answer., type: int, returned: always, sample: 409}
-    request_id: {description: The provider's id of the call., type: str, returned: always, sample: req-1}
-    message: {description: What happened., type: str, returned: always, sample: No Docker Engine answers.}
-    fix: {description: What to do next., type: str, returned: always, sample: Run make setup.}
+    provider:
+      description: Who refused.
+      type: str
+      returned: always
+      sample: local
+    code:
+      description: What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable),
+        V(invalid_input).
+      type: str
+      returned: always
+      sample: drift
+    status:
+      description: HTTP status of the provider's answer.
+      type: int
+      returned: always
+      sample: 409
+    request_id:
+      description: The provider's id of the call.
+      type: str
+      returned: always
+      sample: req-1
+    message:
+      description: What happened.
+      type: str
+      returned: always
+      sample: No Docker Engine answers.
+    fix:
+      description: What to do next.
+      type: str
+      returned: always
+      sample: Run make setup.
 """
-
-from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import FLEET_SPEC

@@ -2,6 +2,9 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
 DOCUMENTATION = r"""
 module: endpoint_check
 short_description: Prove that an OpenAI-compatible endpoint serves the right model, and only with its key
@@ -68,10 +71,26 @@ checks:
   type: list
   elements: dict
   contains:
-    name: {description: What was checked., type: str, returned: always, sample: completion}
-    ok: {description: Whether it is as it should be., type: bool, returned: always, sample: true}
-    detail: {description: What was seen., type: str, returned: always, sample: "8 tokens in 0.41 s"}
-    fix: {description: What to do when it is not., type: str, returned: always, sample: Look at the log of vllm.}
+    name:
+      description: What was checked.
+      type: str
+      returned: always
+      sample: completion
+    ok:
+      description: Whether it is as it should be.
+      type: bool
+      returned: always
+      sample: true
+    detail:
+      description: What was seen.
+      type: str
+      returned: always
+      sample: 8 tokens in 0.41 s
+    fix:
+      description: What to do when it is not.
+      type: str
+      returned: always
+      sample: Look at the log of vllm.
 models:
   description: Names of the served models.
   returned: always
@@ -84,8 +103,6 @@ completion:
   type: dict
   sample: {text: " world", prompt_tokens: 3, completion_tokens: 8, latency_seconds: 0.41}
 """
-
-from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint import check_endpoint

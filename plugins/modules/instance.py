@@ -2,6 +2,9 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
 DOCUMENTATION = r"""
 module: instance
 short_description: Rent a machine once, and end it
@@ -9,7 +12,8 @@ version_added: 0.1.0
 author: The gpuops.fleet contributors
 description:
   - Brings one instance of a deployment to the wanted state at one of several providers, and waits until it can be used.
-  - An instance is identified by O(deployment_id) and O(name), by a marker on the rented thing itself. The module keeps no state of its own,
+  - An instance is identified by O(deployment_id) and O(name), by a marker on the rented thing itself. The module
+    keeps no state of its own,
     so it can be interrupted, repeated, and run from several controllers at once, and one rental is left.
   - What does not carry the whole marker is never touched.
 extends_documentation_fragment:
@@ -30,7 +34,8 @@ options:
     description:
       - V(present) makes sure that it exists, whatever its power state.
       - V(started) and V(stopped) also decide that. Only what exists can be stopped.
-      - V(absent) destroys it, and returns only when the provider says that it is gone. What is already gone is no change.
+      - V(absent) destroys it, and returns only when the provider says that it is gone. What is already gone is no
+        change.
     type: str
     choices: [present, started, stopped, absent]
     default: present
@@ -73,29 +78,121 @@ instance:
   returned: success, and on failure when one exists
   type: dict
   contains:
-    name: {description: Name in its deployment., type: str, returned: always, sample: vllm-1}
-    deployment_id: {description: Whose it is., type: str, returned: always, sample: acme-llm}
-    peer_name: {description: Name by which other instances of the deployment reach it., type: str, returned: always, sample: vllm-1.acme-llm.internal}
-    id: {description: The provider's own id., type: str, returned: always, sample: 0ecfa1dd9090}
-    provider: {description: Where it is rented., type: str, returned: always, sample: local}
-    status: {description: "One of V(pending), V(running), V(stopped), V(failed), V(terminating).", type: str, returned: always, sample: running}
-    detail: {description: The provider's own words about the status., type: str, returned: always, sample: Up 4 seconds}
-    runtime: {description: V(vm) or V(container)., type: str, returned: always, sample: vm}
-    owner: {description: V(fleet) or the job that rented it., type: str, returned: always, sample: fleet}
-    gpu: {description: Canonical name of its GPU; null without one., type: str, returned: always, sample: L4}
-    gpu_count: {description: Number of GPUs., type: int, returned: always, sample: 1}
-    instance_type: {description: The provider's size., type: str, returned: always, sample: medium}
-    region: {description: Where it stands; null if unknown., type: str, returned: always, sample: us-east1}
-    image: {description: What it was made from., type: str, returned: always, sample: "gpufleet/host:trixie"}
-    price_per_hour_usd: {description: US dollars per hour; null if unknown., type: float, returned: always, sample: 0.0}
-    cost_so_far_usd: {description: Price times age in US dollars; null if unknown., type: float, returned: always, sample: 0.0}
-    created_at: {description: "When it was rented (RFC 3339, UTC).", type: str, returned: always, sample: "2026-11-21T10:00:00Z"}
-    expires_at: {description: "When its lifetime ends (RFC 3339, UTC); null if unlimited.", type: str, returned: always, sample: "2026-11-21T18:00:00Z"}
-    address: {description: Address that its peers use; null while unknown., type: str, returned: always, sample: 10.231.0.17}
-    ssh_host: {description: Where SSH answers from the controller., type: str, returned: always, sample: 10.231.0.17}
-    ssh_port: {description: Port of SSH., type: int, returned: always, sample: 22}
-    ssh_user: {description: User to log in as., type: str, returned: always, sample: root}
-    host_key: {description: SSH host key without comment; null while unknown., type: str, returned: always, sample: ssh-ed25519 AAAAC3Nz}
+    name:
+      description: Name in its deployment.
+      type: str
+      returned: always
+      sample: vllm-1
+    deployment_id:
+      description: Whose it is.
+      type: str
+      returned: always
+      sample: acme-llm
+    peer_name:
+      description: Name by which other instances of the deployment reach it.
+      type: str
+      returned: always
+      sample: vllm-1.acme-llm.internal
+    id:
+      description: The provider's own id.
+      type: str
+      returned: always
+      sample: 0ecfa1dd9090
+    provider:
+      description: Where it is rented.
+      type: str
+      returned: always
+      sample: local
+    status:
+      description: One of V(pending), V(running), V(stopped), V(failed), V(terminating).
+      type: str
+      returned: always
+      sample: running
+    detail:
+      description: The provider's own words about the status.
+      type: str
+      returned: always
+      sample: Up 4 seconds
+    runtime:
+      description: V(vm) or V(container).
+      type: str
+      returned: always
+      sample: vm
+    owner:
+      description: V(fleet) or the job that rented it.
+      type: str
+      returned: always
+      sample: fleet
+    gpu:
+      description: Canonical name of its GPU; null without one.
+      type: str
+      returned: always
+      sample: L4
+    gpu_count:
+      description: Number of GPUs.
+      type: int
+      returned: always
+      sample: 1
+    instance_type:
+      description: The provider's size.
+      type: str
+      returned: always
+      sample: medium
+    region:
+      description: Where it stands; null if unknown.
+      type: str
+      returned: always
+      sample: us-east1
+    image:
+      description: What it was made from.
+      type: str
+      returned: always
+      sample: gpufleet/host:trixie
+    price_per_hour_usd:
+      description: US dollars per hour; null if unknown.
+      type: float
+      returned: always
+      sample: 0.0
+    cost_so_far_usd:
+      description: Price times age in US dollars; null if unknown.
+      type: float
+      returned: always
+      sample: 0.0
+    created_at:
+      description: When it was rented (RFC 3339, UTC).
+      type: str
+      returned: always
+      sample: "2026-11-21T10:00:00Z"
+    expires_at:
+      description: When its lifetime ends (RFC 3339, UTC); null if unlimited.
+      type: str
+      returned: always
+      sample: "2026-11-21T18:00:00Z"
+    address:
+      description: Address that its peers use; null while unknown.
+      type: str
+      returned: always
+      sample: 10.231.0.17
+    ssh_host:
+      description: Where SSH answers from the controller.
+      type: str
+      returned: always
+      sample: 10.231.0.17
+    ssh_port:
+      description: Port of SSH.
+      type: int
+      returned: always
+      sample: 22
+    ssh_user:
+      description: User to log in as.
+      type: str
+      returned: always
+      sample: root
+    host_key:
+      description: SSH host key without comment; null while unknown.
+      type: str
+      returned: always
+      sample: ssh-ed25519 AAAAC3Nz
 actions:
   description: What was done, or would be done in check mode, in this order.
   returned: success
@@ -117,7 +214,12 @@ readiness:
   description: How waiting went, with the classes of failures on the way. Null when nothing was waited for.
   returned: success, and when the instance did not become ready
   type: dict
-  sample: {ready: true, attempts: 3, seconds: 3.2, classes: {refused: {count: 2, first_seconds: 0.1, last_seconds: 1.2}}, last_message: ""}
+  sample:
+    ready: true
+    attempts: 3
+    seconds: 3.2
+    classes: {refused: {count: 2, first_seconds: 0.1, last_seconds: 1.2}}
+    last_message: ""
 surplus:
   description: Younger rentals with the same deployment and name, which are deleted when they are older than 10 minutes.
   returned: success
@@ -141,15 +243,38 @@ failure:
   returned: on failure
   type: dict
   contains:
-    provider: {description: Who refused., type: str, returned: always, sample: local}
-    code: {description: "What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable), V(invalid_input).", type: str, returned: always, sample: drift}
-    status: {description: HTTP status of the provider's answer., type: int, returned: always, sample: 409}
-    request_id: {description: The provider's id of the call., type: str, returned: always, sample: req-1}
-    message: {description: What happened., type: str, returned: always, sample: No Docker Engine answers.}
-    fix: {description: What to do next., type: str, returned: always, sample: Run make setup.}
+    provider:
+      description: Who refused.
+      type: str
+      returned: always
+      sample: local
+    code:
+      description: What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable),
+        V(invalid_input).
+      type: str
+      returned: always
+      sample: drift
+    status:
+      description: HTTP status of the provider's answer.
+      type: int
+      returned: always
+      sample: 409
+    request_id:
+      description: The provider's id of the call.
+      type: str
+      returned: always
+      sample: req-1
+    message:
+      description: What happened.
+      type: str
+      returned: always
+      sample: No Docker Engine answers.
+    fix:
+      description: What to do next.
+      type: str
+      returned: always
+      sample: Run make setup.
 """
-
-from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import FLEET_SPEC, INSTANCE_SPEC

@@ -2,13 +2,17 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
 DOCUMENTATION = r"""
 module: offer_info
 short_description: Show what can be rented now
 version_added: 0.1.0
 author: The gpuops.fleet contributors
 description:
-  - Asks several providers in parallel what they offer, filters the answers, and ranks them as M(gpuops.fleet.instance) would.
+  - Asks several providers in parallel what they offer, filters the answers, and ranks them as
+    M(gpuops.fleet.instance) would.
 extends_documentation_fragment:
   - gpuops.fleet.attributes
   - gpuops.fleet.attributes.actiongroup_fleet
@@ -75,18 +79,66 @@ offers:
   type: list
   elements: dict
   contains:
-    provider: {description: Who offers it., type: str, returned: always, sample: local}
-    id: {description: The provider's id of the offer., type: str, returned: always, sample: medium}
-    gpu: {description: Canonical name of the GPU; null without one., type: str, returned: always, sample: L4}
-    gpu_count: {description: Number of GPUs., type: int, returned: always, sample: 1}
-    instance_type: {description: The provider's size., type: str, returned: always, sample: medium}
-    memory_mib: {description: Memory of the machine in MiB., type: int, returned: always, sample: 4096}
-    cpu_count: {description: Number of CPUs., type: int, returned: always, sample: 4}
-    disk_gib: {description: Largest disk in GiB; null if unknown., type: int, returned: always, sample: 100}
-    region: {description: Where it stands., type: str, returned: always, sample: us-east1}
-    runtime: {description: V(vm) or V(container)., type: str, returned: always, sample: vm}
-    interruptible: {description: Whether the provider may take it back., type: bool, returned: always, sample: false}
-    price_per_hour_usd: {description: US dollars per hour; null if unknown., type: float, returned: always, sample: 0.0}
+    provider:
+      description: Who offers it.
+      type: str
+      returned: always
+      sample: local
+    id:
+      description: The provider's id of the offer.
+      type: str
+      returned: always
+      sample: medium
+    gpu:
+      description: Canonical name of the GPU; null without one.
+      type: str
+      returned: always
+      sample: L4
+    gpu_count:
+      description: Number of GPUs.
+      type: int
+      returned: always
+      sample: 1
+    instance_type:
+      description: The provider's size.
+      type: str
+      returned: always
+      sample: medium
+    memory_mib:
+      description: Memory of the machine in MiB.
+      type: int
+      returned: always
+      sample: 4096
+    cpu_count:
+      description: Number of CPUs.
+      type: int
+      returned: always
+      sample: 4
+    disk_gib:
+      description: Largest disk in GiB; null if unknown.
+      type: int
+      returned: always
+      sample: 100
+    region:
+      description: Where it stands.
+      type: str
+      returned: always
+      sample: us-east1
+    runtime:
+      description: V(vm) or V(container).
+      type: str
+      returned: always
+      sample: vm
+    interruptible:
+      description: Whether the provider may take it back.
+      type: bool
+      returned: always
+      sample: false
+    price_per_hour_usd:
+      description: US dollars per hour; null if unknown.
+      type: float
+      returned: always
+      sample: 0.0
 refused_offers:
   description: Offers that the price limit left out, with the reason.
   returned: success
@@ -104,15 +156,38 @@ failure:
   returned: on failure
   type: dict
   contains:
-    provider: {description: Who refused., type: str, returned: always, sample: local}
-    code: {description: "What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable), V(invalid_input).", type: str, returned: always, sample: drift}
-    status: {description: HTTP status of the provider's answer., type: int, returned: always, sample: 409}
-    request_id: {description: The provider's id of the call., type: str, returned: always, sample: req-1}
-    message: {description: What happened., type: str, returned: always, sample: No Docker Engine answers.}
-    fix: {description: What to do next., type: str, returned: always, sample: Run make setup.}
+    provider:
+      description: Who refused.
+      type: str
+      returned: always
+      sample: local
+    code:
+      description: What kind, such as V(auth), V(quota), V(no_capacity), V(drift), V(not_ready), V(unavailable),
+        V(invalid_input).
+      type: str
+      returned: always
+      sample: drift
+    status:
+      description: HTTP status of the provider's answer.
+      type: int
+      returned: always
+      sample: 409
+    request_id:
+      description: The provider's id of the call.
+      type: str
+      returned: always
+      sample: req-1
+    message:
+      description: What happened.
+      type: str
+      returned: always
+      sample: No Docker Engine answers.
+    fix:
+      description: What to do next.
+      type: str
+      returned: always
+      sample: Run make setup.
 """
-
-from __future__ import annotations
 
 from typing import Any
 

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the end-to-end tests share. They look at the running demo with testinfra over SSH, not through our playbooks.
 
-The demo must run (`make demo`); FLEET_FILE names another fleet file. Files run in the order of their names, so that what
-only looks comes before what breaks things.
+The demo must run (`make demo`); FLEET_FILE names another fleet file. TEST_SCALE=10 makes the long form of what is
+repeated (`make soak`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +30,16 @@ from testinfra.host import Host
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLEET_FILE = pathlib.Path(os.environ.get("FLEET_FILE", ROOT / "examples" / "local" / "fleet.yml"))
 BIN = pathlib.Path(sys.executable).parent
+SCALE = max(int(os.environ.get("TEST_SCALE", "1")), 1)
 
 SERVICES = ("kafka", "mongodb", "vllm", "processor", "producer")
+
+# What only looks comes before what changes something, and what breaks things comes last.
+ORDER = ["test_services", "test_pipeline", "test_idempotence", "test_secrets", "test_bad_input", "test_survival"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
 
 
 def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -40,28 +51,44 @@ def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
             last = condition()
             if last:
                 return last
-        except (AssertionError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        except (AssertionError, OSError, RuntimeError, ValueError, LookupError, subprocess.SubprocessError) as error:
             last = error
         time.sleep(0.5)
-    pytest.fail(f"{what} did not happen within {seconds:.0f} s; last seen: {last}")
+    return pytest.fail(f"{what} did not happen within {seconds:.0f} s; last seen: {last}")
+
+
+def http(url: str, body: object = None, key: str | None = None) -> tuple[int, str]:
+    """Status and body of an HTTP answer, without any proxy."""
+    request = urllib.request.Request(url, data=json.dumps(body).encode() if body is not None else None)
+    request.add_header("Content-Type", "application/json")
+    if key:
+        request.add_header("Authorization", f"Bearer {key}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 @dataclass
 class Run:
-    """One run of ansible-playbook."""
+    """One run of one of Ansible's commands."""
 
     status: int
     output: str
 
     @property
-    def recap(self) -> dict[str, dict[str, int]]:
-        """Host → {ok, changed, unreachable, failed, …}, from Ansible's own recap."""
-        lines = re.findall(r"^(\S+)\s+: (ok=.*)$", self.output, re.MULTILINE)
-        return {host: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", rest)} for host, rest in lines}
+    def changed(self) -> dict[str, int]:
+        """Host → how many tasks changed something there, from Ansible's own recap."""
+        lines = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", self.output, re.MULTILINE)
+        assert lines, self.output[-2000:]
+        return {host: int(count) for host, count in lines if count != "0"}
 
     @property
-    def changed(self) -> dict[str, int]:
-        return {host: counts["changed"] for host, counts in self.recap.items() if counts["changed"]}
+    def words(self) -> str:
+        """The output without its line breaks, to look for sentences in it."""
+        return " ".join(self.output.split())
 
 
 @dataclass
@@ -71,122 +98,145 @@ class Fleet:
     file: pathlib.Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def command(self, *arguments: str, timeout: float = 1800, **environment: str) -> Run:
-        """Run one of Ansible's commands on this fleet."""
-        done = subprocess.run(
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Begin one of Ansible's commands on this fleet, in a process group of its own."""
+        return subprocess.Popen(
             [str(BIN / arguments[0]), "-i", str(self.file), *arguments[1:]],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", **self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
-            check=False,
+            start_new_session=True,
         )
-        return Run(done.returncode, done.stdout)
 
     def playbook(self, name: str, *arguments: str, **environment: str) -> Run:
-        return self.command("ansible-playbook", f"playbooks/{name}.yml", *arguments, **environment)
+        started = self.start("ansible-playbook", f"playbooks/{name}.yml", *arguments, **environment)
+        output, _none = started.communicate(timeout=1800)
+        return Run(started.returncode, output)
 
     def inventory(self) -> dict[str, Any]:
         """What the inventory plugin says now (addresses change)."""
-        run = self.command("ansible-inventory", "--list")
-        assert run.status == 0, run.output
-        inventory: dict[str, Any] = json.loads(run.output[run.output.index("{") :])
+        started = self.start("ansible-inventory", "--list")
+        output, _none = started.communicate(timeout=120)
+        assert started.returncode == 0, output
+        inventory: dict[str, Any] = json.loads(output[output.index("{\n") :])
         return inventory
 
     def variables(self, name: str) -> dict[str, Any]:
         variables: dict[str, Any] = self.inventory()["_meta"]["hostvars"][name]
         return variables
 
-    def host(self, name: str) -> Host:
-        """The host over SSH, with the key that the inventory pins."""
-        known = self.variables(name)
-        return testinfra.get_host(
-            f"ssh://{known['ansible_user']}@{known['ansible_host']}:{known['ansible_port']}",
-            ssh_identity_file=known["ansible_ssh_private_key_file"],
-            ssh_extra_args=known["ansible_ssh_common_args"],
+    def machine(self, role: str) -> Machine:
+        """The machine of the (only) host with that role, where it is at the moment."""
+        inventory = self.inventory()
+        name = inventory[role]["hosts"][0]
+        return Machine(name, inventory["_meta"]["hostvars"][name])
+
+    def service(self, name: str) -> Service:
+        return Service(name, self.machine(name))
+
+
+class Machine:
+    """A host of the fleet over SSH, with the host key that the inventory pins."""
+
+    def __init__(self, name: str, variables: dict[str, Any]) -> None:
+        self.name = name
+        self.variables = variables
+        self.address: str = variables["ansible_host"]
+        self.host: Host = testinfra.get_host(
+            f"ssh://{variables['ansible_user']}@{self.address}:{variables['ansible_port']}",
+            ssh_identity_file=variables["ansible_ssh_private_key_file"],
+            ssh_extra_args=variables["ansible_ssh_common_args"],
             controlpersist=0,
         )
 
-    def name_of(self, role: str) -> str:
-        """The host with that role."""
-        name: str = self.inventory()[role]["hosts"][0]
-        return name
+    def ssh(self, command: str) -> list[str]:
+        """The arguments of ssh that run this command there."""
+        return [
+            "ssh",
+            *shlex.split(self.variables["ansible_ssh_common_args"]),
+            *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
+            *("-i", self.variables["ansible_ssh_private_key_file"], "-p", str(self.variables["ansible_port"])),
+            f"{self.variables['ansible_user']}@{self.address}",
+            command,
+        ]
+
+    def run(self, command: str, stdin: str = "") -> str:
+        """What a command prints; fails when it does."""
+        done = subprocess.run(self.ssh(command), input=stdin, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, f"{self.name}: {command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+    def boot_id(self) -> str:
+        # The kernel's own boot id is the outer machine's where the host is a container; the time that the first
+        # process began is not.
+        return self.run("stat --format=%Y.%Z /proc/1/ns/mnt; cat /proc/1/stat | cut -d' ' -f22")
+
+    def reboot(self) -> None:
+        """Begin a reboot; the connection may end with it."""
+        subprocess.run(self.ssh("systemctl reboot"), capture_output=True, timeout=60, check=False)
 
 
-@dataclass
 class Service:
-    """One Compose service on its host."""
+    """One Compose service and the machine it runs on."""
 
-    name: str
-    host: Host
+    def __init__(self, name: str, machine: Machine) -> None:
+        self.name = name
+        self.machine = machine
 
     def container(self) -> str:
         """The id of its running container."""
-        found = self.host.run("docker compose --project-name %s ps --quiet %s", self.name, self.name)
-        assert found.rc == 0, found.stderr
-        assert found.stdout.strip(), f"{self.name} has no running container"
-        return str(found.stdout.strip())
+        found = self.machine.run(f"docker compose --project-name {self.name} ps --quiet {self.name}").strip()
+        assert found, f"{self.name} has no running container"
+        return found
 
     def inspect(self) -> dict[str, Any]:
-        shown = self.host.run("docker inspect %s", self.container())
-        assert shown.rc == 0, shown.stderr
-        inspected: dict[str, Any] = json.loads(shown.stdout)[0]
+        inspected: dict[str, Any] = json.loads(self.machine.run(f"docker inspect {self.container()}"))[0]
         return inspected
 
     def healthy(self) -> bool:
         return bool(self.inspect()["State"]["Health"]["Status"] == "healthy")
 
-    def run_inside(self, *command: str) -> str:
-        """What a command inside the container prints."""
-        quoted = " ".join("%s" for _word in command)
-        done = self.host.run(f"docker exec %s {quoted}", self.container(), *command)
-        assert done.rc == 0, f"{command} in {self.name}: {done.stdout}\n{done.stderr}"
-        return str(done.stdout)
+    def secret(self, name: str) -> str:
+        return self.machine.run(f"cat /opt/{self.name}/secrets/{name}").strip()
 
-    def python(self, program: str, *arguments: str) -> str:
-        """What a Python program prints that is piped into the container."""
-        quoted = " ".join("%s" for _word in arguments)
-        done = self.host.run(
-            f"printf %%s %s | docker exec --interactive %s python - {quoted}", program, self.container(), *arguments
-        )
-        assert done.rc == 0, f"{self.name}: {done.stdout}\n{done.stderr}"
-        return str(done.stdout)
+    def command(self, *arguments: str) -> str:
+        """The shell command that runs this inside the container."""
+        return f"docker exec --interactive {self.container()} {shlex.join(arguments)}"
+
+    def inside(self, *arguments: str, stdin: str = "") -> str:
+        """What a command inside the container prints."""
+        return self.machine.run(self.command(*arguments), stdin)
 
     def kill_9(self) -> None:
         """kill -9 of the container's main process; nothing when there is none at the moment."""
-        self.host.run(
-            "pid=$(docker inspect --format '{{.State.Pid}}' $(docker compose --project-name %s ps --quiet %s)) "
-            '&& [ "$pid" -gt 1 ] && kill -9 "$pid"',
-            self.name,
-            self.name,
+        self.machine.run(
+            f"id=$(docker compose --project-name {self.name} ps --quiet {self.name}); "
+            "pid=$(docker inspect --format '{{.State.Pid}}' $id 2>/dev/null || echo 0); "
+            '[ "$pid" -le 1 ] || kill -9 "$pid" || true'
         )
+
+
+def wait_until_healthy(fleet: Fleet, *names: str, seconds: float = 240) -> None:
+    """Wait until these services, or all, are healthy."""
+    for name in names or SERVICES:
+        eventually(lambda name=name: fleet.service(name).healthy(), seconds, f"health of {name}")
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
     demo = Fleet(FLEET_FILE)
-    missing = [role for role in SERVICES if not demo.inventory().get(role, {}).get("hosts")]
+    inventory = demo.inventory()
+    missing = [role for role in SERVICES if not inventory.get(role, {}).get("hosts")]
     if missing:
         pytest.fail(f"The demo does not run ({', '.join(missing)} missing): run 'make demo' first.", pytrace=False)
     return demo
 
 
-@pytest.fixture
-def service(fleet: Fleet) -> Callable[[str], Service]:
-    """service("kafka"): the service on the host that it has at the moment."""
-    return lambda name: Service(name, fleet.host(fleet.name_of(name)))
-
-
-@pytest.fixture
-def all_healthy(service: Callable[[str], Service]) -> Iterator[Callable[[float], None]]:
-    """Call it to wait until every service is healthy; also done after the test, so that the next one begins well."""
-
-    def wait(seconds: float = 240) -> None:
-        for name in SERVICES:
-            eventually(lambda name=name: service(name).healthy(), seconds, f"health of {name}")  # type: ignore[misc]
-
-    wait()
-    yield wait
-    wait()
+@pytest.fixture(scope="session")
+def second_run(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """site.yml once more, as a controller does it that has never seen this fleet, and as talkative as can be."""
+    home = tmp_path_factory.mktemp("empty-home")
+    reports = tmp_path_factory.mktemp("reports")
+    return fleet.playbook("site", "-vvv", "--diff", GPUFLEET_HOME=str(home), GPUFLEET_REPORT_DIRECTORY=str(reports))

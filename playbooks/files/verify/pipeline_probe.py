@@ -3,97 +3,78 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Looks at broker and database from inside the processor's container, with its own settings and secrets.
 
-Verify pipes this file into `python - PROBE` there. The last line that a probe prints is its finding; its exit status
-says whether that is as it should be.
+The playbook verify pipes this file into `python -` there. It prints a list of checks, {name, ok, detail, fix}.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from gpuops_telemetry import events
 from gpuops_telemetry.settings import Environment, ProcessorSettings
-from pymongo import MongoClient
+from gpuops_telemetry.store import connect
 from pymongo.database import Database
 
 PATIENCE_SECONDS = 45.0  # a consumer that was just restarted waits for its group first
 
+Finding = tuple[bool, str]
+
 
 def get(settings: ProcessorSettings, path: str) -> tuple[int, str]:
-    url = f"http://127.0.0.1:{settings.port}{path}"
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
-def wait_for(settings: ProcessorSettings, path: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def answers(settings: ProcessorSettings, path: str, patience_seconds: float = 0) -> Finding:
+    deadline = time.monotonic() + patience_seconds
     while True:
         status, body = get(settings, path)
-        if status == 200 or time.monotonic() > deadline:
-            print(f"{path} answers {status}: {' '.join(body.split())}")
-            sys.exit(0 if status == 200 else 1)
+        if status == 200 or time.monotonic() >= deadline:
+            return status == 200, f"{path} answers {status}: {' '.join(body.split())[:300]}"
         time.sleep(1)
 
 
 def database(settings: ProcessorSettings) -> Database[dict[str, Any]]:
-    mongo = settings.mongo
-    client: MongoClient[dict[str, Any]] = MongoClient(
-        mongo.host,
-        mongo.port,
-        username=mongo.username or None,
-        password=mongo.password or None,
-        authSource=mongo.authentication_database,
-        serverSelectionTimeoutMS=10_000,
-    )
-    return client[mongo.database]
+    return connect(settings.mongo)[settings.mongo.database]
 
 
-def probe_kafka(settings: ProcessorSettings) -> None:
-    """The broker can be reached under its advertised name, and knows the topics."""
+def kafka(settings: ProcessorSettings) -> Finding:
     client = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers, "socket.timeout.ms": 10_000})
     metadata = client.list_topics(timeout=15)
     brokers = ", ".join(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
     missing = [topic for topic in settings.topics if topic not in metadata.topics]
-    print(f"brokers {brokers}; " + (f"missing topics: {', '.join(missing)}" if missing else "all topics are there"))
-    sys.exit(1 if missing else 0)
+    return not missing, f"brokers {brokers}; topics missing: {', '.join(missing) or 'none'}"
 
 
-def probe_database(settings: ProcessorSettings) -> None:
-    """The database can be reached with the processor's own user."""
+def collections(settings: ProcessorSettings) -> Finding:
+    names = database(settings).list_collection_names()
+    return bool(names), f"{settings.mongo!r} has {', '.join(sorted(names)) or 'no collections'}"
+
+
+def seeds(settings: ProcessorSettings) -> Finding:
+    names = sorted(str(seed.get("name")) for seed in database(settings)["gpus"].find())
+    return bool(names), f"{len(names)} GPU documents: {', '.join(names)}"
+
+
+def indexes(settings: ProcessorSettings) -> Finding:
     found = database(settings)
-    names = found.list_collection_names()
-    print(f"{settings.mongo!r} has {', '.join(sorted(names)) or 'no collections'}")
-    sys.exit(0 if names else 1)
+    names = {name: sorted(set(found[name].index_information()) - {"_id_"}) for name in events.COLLECTIONS.values()}
+    return all(names.values()), "; ".join(f"{name}: {', '.join(own) or 'none'}" for name, own in names.items())
 
 
-def probe_seeds(settings: ProcessorSettings) -> None:
-    """The GPU seed documents are there."""
-    seeds = [str(seed.get("name", seed.get("_id"))) for seed in database(settings)["gpus"].find()]
-    print(f"{len(seeds)} GPU documents: {', '.join(sorted(seeds))}")
-    sys.exit(0 if seeds else 1)
-
-
-def probe_indexes(settings: ProcessorSettings) -> None:
-    """Each collection of events has more than the index that every collection has."""
-    found = database(settings)
-    indexes = {name: sorted(set(found[name].index_information()) - {"_id_"}) for name in events.COLLECTIONS.values()}
-    print("; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in indexes.items()))
-    sys.exit(0 if all(indexes.values()) else 1)
-
-
-def probe_event(settings: ProcessorSettings) -> None:
-    """An event that is sent becomes a document that is read. The document is taken away again afterwards."""
+def event(settings: ProcessorSettings) -> Finding:
+    """An event that is sent becomes a document that is read, and is taken away again afterwards."""
     sent = events.TokenUsage(
         event_id=f"verify-{uuid.uuid4()}",
         ts=events.now(),
@@ -112,39 +93,45 @@ def probe_event(settings: ProcessorSettings) -> None:
         on_delivery=lambda error, _message: refused.append(str(error)) if error else None,
     )
     if producer.flush(20) or refused:
-        print(f"the broker did not acknowledge the event: {', '.join(refused) or 'no answer'}")
-        sys.exit(1)
+        return False, f"the broker did not acknowledge the event: {', '.join(refused) or 'no answer'}"
     began = time.monotonic()
     collection = database(settings)[events.COLLECTIONS[events.TOKEN_USAGE_TOPIC]]
     while collection.find_one({"_id": sent.event_id}) is None:
         if time.monotonic() - began > PATIENCE_SECONDS:
-            print(f"event {sent.event_id} was acknowledged, but is no document after {PATIENCE_SECONDS:.0f} s")
-            sys.exit(1)
+            return False, f"{sent.event_id} was acknowledged, but is no document after {PATIENCE_SECONDS:.0f} s"
         time.sleep(0.1)
     seconds = time.monotonic() - began
     collection.delete_one({"_id": sent.event_id})
-    print(f"acknowledged, and read back {seconds:.1f} s later")
+    return True, f"acknowledged, and read back {seconds:.1f} s later"
 
 
-def probe_gpu_info(settings: ProcessorSettings) -> None:
-    """/gpu/info answers with a document."""
-    status, body = get(settings, "/gpu/info")
-    print(f"/gpu/info answers {status}: {' '.join(body.split())}")
-    sys.exit(0 if status == 200 and isinstance(json.loads(body), dict) else 1)
+AT_THE_LOG = "Look at journalctl --unit=processor.service on the host."
+AT_THE_BROKER = "Verify the broker with '--tags kafka', and look at the name under which it is reached."
+AT_THE_DATABASE = "Verify the database with '--tags mongodb', and look at the name under which it is reached."
+
+PROBES: list[tuple[str, Callable[[ProcessorSettings], Finding], str]] = [
+    ("is alive", lambda settings: answers(settings, "/health"), AT_THE_LOG),
+    ("reaches Kafka from inside its container", kafka, AT_THE_BROKER),
+    ("reaches the database from inside its container", collections, AT_THE_DATABASE),
+    ("sees the GPU seed documents", seeds, AT_THE_DATABASE),
+    ("sees the indexes", indexes, AT_THE_DATABASE),
+    ("is ready: has its partitions, and writes", lambda s: answers(s, "/ready", PATIENCE_SECONDS), AT_THE_LOG),
+    ("an event that was sent is a document that was read", event, AT_THE_LOG),
+    ("answers what a token costs", lambda settings: answers(settings, "/usage"), AT_THE_LOG),
+]
 
 
-PROBES = {
-    "kafka": probe_kafka,
-    "database": probe_database,
-    "seeds": probe_seeds,
-    "indexes": probe_indexes,
-    "event": probe_event,
-    "gpu-info": probe_gpu_info,
-    "health": lambda settings: wait_for(settings, "/health"),
-    "ready": lambda settings: wait_for(settings, "/ready"),
-    "usage": lambda settings: wait_for(settings, "/usage"),
-    "metrics": lambda settings: wait_for(settings, "/metrics"),
-}
+def main() -> None:
+    settings = ProcessorSettings.from_environment(Environment())
+    checks = []
+    for name, probe, fix in PROBES:
+        try:
+            ok, detail = probe(settings)
+        except Exception as error:  # whatever a probe runs into is its finding
+            ok, detail = False, f"{type(error).__name__}: {error}"[:500]
+        checks.append({"name": name, "ok": ok, "detail": detail, "fix": "" if ok else fix})
+    print(json.dumps(checks))
+
 
 if __name__ == "__main__":
-    PROBES[sys.argv[1]](ProcessorSettings.from_environment(Environment()))
+    main()

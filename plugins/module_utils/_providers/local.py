@@ -125,7 +125,7 @@ class LocalProvider:
 
     def _check_image(self, image: str) -> None:
         try:
-            self._client.inspect_image(image)
+            self._client.inspect_image(image)  # type: ignore[no-untyped-call]
         except Exception as error:
             if not dock.is_status(error, 404):
                 raise

@@ -19,9 +19,19 @@ _INIT = "/lib/systemd/systemd"
 _CGROUP_V1_ARGUMENTS = ["systemd.unified_cgroup_hierarchy=0", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]
 
 # Measured: with these, systemd 257 reaches "running" and Docker 26 runs hardened containers inside.
-_CAPABILITIES = (
-    ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_CHROOT", "MKNOD", "SETFCAP", "NET_RAW", "SYS_NICE", "AUDIT_WRITE", "SYSLOG", "IPC_LOCK"]
-)
+_CAPABILITIES = [
+    "SYS_ADMIN",
+    "NET_ADMIN",
+    "SYS_PTRACE",
+    "SYS_CHROOT",
+    "MKNOD",
+    "SETFCAP",
+    "NET_RAW",
+    "SYS_NICE",
+    "AUDIT_WRITE",
+    "SYSLOG",
+    "IPC_LOCK",
+]
 
 
 def container_body(client: APIClient, isolation: str, request: Request, network: str, address: str) -> dict[str, Any]:
@@ -57,7 +67,13 @@ def container_body(client: APIClient, isolation: str, request: Request, network:
         "volumes": ["/var/lib/docker"],  # anonymous: the inner engine needs a real file system; removed with the host
         "stop_signal": "SIGRTMIN+3",
         "host_config": host_config,
-        "networking_config": client.create_networking_config(
-            {network: client.create_endpoint_config(ipv4_address=address)}
-        ),
+        "networking_config": networking_config(client, network, address),
     }
+
+
+def networking_config(client: APIClient, network: str, address: str) -> Any:
+    """One network, with a promised address."""
+    endpoints: Any = {
+        network: client.create_endpoint_config(ipv4_address=address)
+    }  # the library's types are wrong here
+    return client.create_networking_config(endpoints)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import ProviderUnavailable
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local_docker as dock
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local_host
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -53,7 +54,7 @@ class DeploymentNetwork:
         self._ensure_resolver()
 
     def free_address(self, not_this: str | None = None) -> str:
-        """An address that no instance of the deployment has or was promised. Random, so that parallel creates differ."""
+        """An address that no instance of the deployment has or was promised. Random: parallel creates differ."""
         used = {address for container in self._containers() for address in addresses(container)} | {not_this}
         hosts = [str(host) for host in list(self.subnet.hosts())[_FIRST_INSTANCE - 1 :]]
         free = [host for host in hosts if host not in used]
@@ -129,16 +130,15 @@ class DeploymentNetwork:
         for subnet in self._candidates():
             if self._is_used_by_others(subnet):
                 continue
+            gateway = str(ipaddress.ip_network(subnet)[1])
+            addresses_to_use: Any = {"Driver": "default", "Config": [{"Subnet": subnet, "Gateway": gateway}]}
             try:
                 self._client.create_network(
                     self.name,
                     driver="bridge",
                     check_duplicate=True,
                     labels={dock.LABEL_DEPLOYMENT: self._deployment_id},
-                    ipam={
-                        "Driver": "default",
-                        "Config": [{"Subnet": subnet, "Gateway": str(ipaddress.ip_network(subnet)[1])}],
-                    },
+                    ipam=addresses_to_use,
                 )
             except Exception as error:
                 if not (dock.is_status(error, 409) or "overlap" in str(error)):
@@ -204,9 +204,7 @@ class DeploymentNetwork:
                     mem_limit="64m",
                     pids_limit=32,
                 ),
-                networking_config=client.create_networking_config(
-                    {self.name: client.create_endpoint_config(ipv4_address=self.resolver_address)}
-                ),
+                networking_config=local_host.networking_config(client, self.name, self.resolver_address),
             )
         except Exception as error:
             if not dock.is_status(error, 409):  # 409: another controller was faster

@@ -93,11 +93,6 @@ def test_a_secret_in_the_environment_is_not_repeated_in_the_verdict() -> None:
     assert "hunter2" not in str(container_checks([container], DECLARED, "kafka"))
 
 
-def test_names_begin_with_the_prefix() -> None:
-    checks = container_checks([CONTAINER], DECLARED, "kafka", "kafka-1: kafka: ")
-    assert all(check["name"].startswith("kafka-1: kafka: ") for check in checks)
-
-
 def test_added_capabilities_are_right_when_declared() -> None:
     container = copy.deepcopy(CONTAINER)
     container["HostConfig"]["CapAdd"] = ["CAP_CHOWN"]

@@ -8,6 +8,7 @@ import json
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.check_lines import check_lines
 from ansible_collections.gpuops.fleet.plugins.filter.mask_environment import mask_environment
+from ansible_collections.gpuops.fleet.plugins.filter.named_checks import named_checks
 from ansible_collections.gpuops.fleet.plugins.filter.probe_checks import probe_checks
 from ansible_collections.gpuops.fleet.plugins.filter.report_host import report_host
 from ansible_collections.gpuops.fleet.plugins.filter.text_table import text_table
@@ -16,8 +17,8 @@ PROBE = {"name": "topics", "fix": "Run deploy.", "expect": "^gpu[.]metrics[.]v1$
 
 
 def test_probe_that_prints_what_is_expected_is_ok() -> None:
-    (check,) = probe_checks([{"item": PROBE, "rc": 0, "stdout": "a\ngpu.metrics.v1\n", "stderr": ""}], "kafka-1: ")
-    assert check == {"name": "kafka-1: topics", "ok": True, "detail": "gpu.metrics.v1", "fix": ""}
+    (check,) = probe_checks([{"item": PROBE, "rc": 0, "stdout": "a\ngpu.metrics.v1\n", "stderr": ""}])
+    assert check == {"name": "topics", "ok": True, "detail": "gpu.metrics.v1", "fix": ""}
 
 
 def test_probe_that_prints_something_else_is_not() -> None:
@@ -158,3 +159,9 @@ def test_service_that_does_not_run_has_its_state_for_health() -> None:
     container = {"State": "exited", "Status": "Exited (137) 2 minutes ago", "Ports": ""}
     (service,) = report_host(host(container))["services"]
     assert (service["health"], service["since"], service["url"]) == ("exited", "Exited (137) 2 minutes ago", "")
+
+
+def test_checks_get_the_name_of_their_place() -> None:
+    checks = [{"name": "healthy", "ok": True, "detail": "running", "fix": ""}]
+    assert named_checks(checks, "kafka-1: ") == [{**checks[0], "name": "kafka-1: healthy"}]
+    assert checks[0]["name"] == "healthy"

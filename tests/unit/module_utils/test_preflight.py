@@ -1,0 +1,92 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad settings of an instance: each is refused offline, by a sentence that names the field, the value and the fix."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpuops.fleet.plugins.module_utils import _preflight, _provider
+from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import lifetime_seconds
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capability
+
+GOOD: dict[str, Any] = {"name": "vllm-1", "providers": ["local"]}
+
+BAD = [
+    ({"name": "VLLM 1"}, "name", "'VLLM 1'.*lower-case"),
+    ({"name": ""}, "name", "missing"),
+    ({"name": "a" * 17}, "name", "1 to 16"),
+    ({"name": None}, "name", "missing required"),
+    ({"providers": ["locl"]}, "providers", "'locl' is not known; use one of: local"),
+    ({"providers": []}, "providers", "empty"),
+    ({"provider": "local"}, "provider", "did you mean 'providers'"),
+    ({"zzz": 1}, "zzz", "use one of"),
+    ({"gpu": "A100"}, "gpu", "A100_40GB, A100_80GB"),
+    ({"gpu_count": 2}, "gpu_count", "no gpu beside it"),
+    ({"gpu": "L4", "gpu_count": 0}, "gpu_count", "from 1"),
+    ({"ports": [{"port": 0}]}, "ports", "0 is not a port"),
+    ({"ports": [{"port": 70000}]}, "ports", "70000 is not a port"),
+    ({"ports": [{"port": 80}, {"port": 80}]}, "ports", "twice"),
+    ({"ports": [{"port": "web"}]}, "ports", "convert"),
+    ({"ports": [{"protocol": "tcp"}]}, "ports", "port"),
+    ({"disk_gib": 0}, "disk_gib", "from 1"),
+    ({"disk_gib": "big"}, "disk_gib", "convert"),
+    ({"max_lifetime": "3 days"}, "max_lifetime", "'3 days'.*'8h'"),
+    ({"max_lifetime": "0h"}, "max_lifetime", "'0h'"),
+    ({"max_price_per_hour_usd": -1}, "max_price_per_hour_usd", "-1"),
+    ({"runtime": "lambda"}, "runtime", "one of: vm, container"),
+    ({"runtime": "container"}, "runtime", "'local' doesn't rent"),
+    ({"wait": "forever"}, "wait", "one of"),
+    ({"wait": "gpu"}, "wait", "needs a gpu"),
+    ({"wait": "endpoint"}, "wait", "container rentals"),
+    ({"wait_timeout_seconds": 0}, "wait_timeout_seconds", "from 1"),
+    ({"interruptible": True}, "interruptible", "'local'.*interruptible: false"),
+    ({"entrypoint": ["sh"]}, "entrypoint", "'local'"),
+    ({"env": {"A": "1"}}, "env", "'local'"),
+    ({"regions": ["us"]}, "regions", "'local' has no regions"),
+    ({"on_unready": "panic"}, "on_unready", "one of"),
+    ({"ssh_public_key": "hello"}, "ssh_public_key", "ssh-ed25519"),
+    ({"ssh_private_key_file": "/nowhere/key"}, "ssh_private_key_file", "'/nowhere/key' does not exist.*ssh-keygen"),
+]
+
+
+@pytest.mark.parametrize(("settings", "field", "words"), BAD)
+def test_bad_settings_are_refused(settings: dict[str, Any], field: str, words: str) -> None:
+    problems = _preflight.check_instance({**GOOD, **settings})
+    assert [problem.field for problem in problems] == [field] or field in str(problems[0])
+    assert len(problems) == 1
+    assert re.search(words, str(problems[0])), str(problems[0])
+
+
+def test_good_settings_pass_also_when_one_word_stands_for_a_list() -> None:
+    assert not _preflight.check_instance(GOOD)
+    assert not _preflight.check_instance({**GOOD, "providers": "local", "roles": "vllm", "gpu": None})
+
+
+def test_keys_are_checked_before_paying(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    key.chmod(0o600)
+    assert not _preflight.check_instance({**GOOD, "ssh_private_key_file": str(key)})
+    key.chmod(0o644)
+    assert "chmod 600" in str(_preflight.check_instance({**GOOD, "ssh_private_key_file": str(key)})[0])
+    key.chmod(0o600)
+    key.write_text("ssh-ed25519 AAAA")
+    assert "without .pub" in str(_preflight.check_instance({**GOOD, "ssh_private_key_file": str(key)})[0])
+
+
+def test_a_lifetime_is_required_where_it_costs_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_provider.CAPABILITIES, "paid", frozenset({Capability.VM}))
+    problems = _preflight.check_instance({**GOOD, "providers": ["paid"]})
+    assert [problem.field for problem in problems] == ["max_lifetime"]
+    assert not _preflight.check_instance({**GOOD, "providers": ["paid"], "max_lifetime": "8h"})
+    stop = _preflight.check_state({**GOOD, "providers": ["paid"]}, "stopped")
+    assert "can't stop" in str(stop[0])
+
+
+def test_lifetimes() -> None:
+    assert (lifetime_seconds("8h"), lifetime_seconds("7d"), lifetime_seconds("unlimited")) == (28800, 604800, None)

@@ -1,0 +1,281 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Renting once: claim and confirm, over a provider in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpuops.fleet.plugins.module_utils import _rent
+from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    Ambiguous,
+    NoCapacity,
+    OfferGone,
+    ProviderError,
+    ProviderUnavailable,
+)
+from support.fake_clock import FakeClock
+from support.fake_provider import FakeCloud, FakeProvider, Killed
+
+WISH = Wish("acme-llm", "vllm-1", providers=("fake",), look_at=("fake",), wait="none")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClock:
+    monkeypatch.setenv("GPUFLEET_HOME", str(tmp_path / "home"))
+    return FakeClock().install(monkeypatch)
+
+
+def run(provider: FakeProvider, wish: Wish = WISH, check_mode: bool = False) -> dict[str, Any]:
+    return Run({provider.name: provider}, wish, check_mode).result()
+
+
+BOTH_KINDS = pytest.mark.parametrize("unique_names", [True, False])
+
+
+@BOTH_KINDS
+def test_create_then_nothing_then_absent_twice(unique_names: bool) -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud, unique_names=unique_names)
+    first = run(provider)
+    assert first["changed"]
+    assert first["actions"] == ["create"]
+    assert first["instance"]["price_per_hour_usd"] == 1.0
+    assert not run(provider)["changed"]
+    gone = run(provider, replace(WISH, state="absent"))
+    assert (gone["changed"], gone["instance"], cloud.alive()) == (True, None, [])
+    assert not run(provider, replace(WISH, state="absent"))["changed"]
+
+
+@BOTH_KINDS
+def test_check_mode_calls_nothing_that_changes(unique_names: bool) -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud, unique_names=unique_names)
+    result = run(provider, check_mode=True)
+    assert result["changed"]
+    assert result["offer"]["price_per_hour_usd"] == 1.0
+    assert set(cloud.calls) == {"list", "offers"}
+
+
+def test_without_unique_names_it_returns_only_after_two_looks_ten_seconds_apart(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud)
+    began = clock.now()
+    run(provider)
+    assert clock.now() - began >= 10
+    assert cloud.calls.count("list") == 3  # one to find, two to confirm
+
+
+def boundaries(unique_names: bool, wish: Wish, prepare: bool) -> Iterator[tuple[str, str]]:
+    """Each boundary that a run crosses: (call, before or after), as often as it is crossed."""
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud, unique_names=unique_names)
+    if prepare:
+        run(provider)
+    crossed: list[tuple[str, str]] = []
+    provider.at_boundary = lambda call, when: crossed.append((call, when))
+    run(provider, wish)
+    return iter(crossed)
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("wish", [WISH, replace(WISH, state="absent"), replace(WISH, state="stopped")])
+def test_killed_at_any_boundary_a_rerun_ends_as_if_nothing_happened(unique_names: bool, wish: Wish) -> None:
+    prepare = wish.state != "started"
+    count = len(list(boundaries(unique_names, wish, prepare)))
+    assert count >= 4
+    for deadly in range(count):
+        cloud = FakeCloud()
+        provider = FakeProvider(cloud, unique_names=unique_names)
+        if prepare:
+            run(provider)
+        left = [deadly]
+
+        def die(call: str, when: str, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+
+        provider.at_boundary = die
+        with pytest.raises(Killed):
+            run(provider, wish)
+        other = FakeProvider(cloud, unique_names=unique_names)  # another controller, which knows nothing
+        run(other, wish)
+        assert len(cloud.alive()) == (0 if wish.state == "absent" else 1)
+        assert not run(other, wish)["changed"]
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("at", [("list", "after"), ("offers", "before"), ("create", "before"), ("create", "after")])
+def test_two_controllers_that_share_nothing_end_with_one_rental(unique_names: bool, at: tuple[str, str]) -> None:
+    """The second controller runs as a whole at one boundary of the first: the worst interleavings of two runs."""
+    cloud = FakeCloud()
+    first, second = (FakeProvider(cloud, unique_names=unique_names) for index in range(2))
+    results: list[dict[str, Any]] = []
+
+    def interleave(call: str, when: str) -> None:
+        if (call, when) == at and not results:
+            results.append({})
+            results[0] = run(second)
+
+    first.at_boundary = interleave
+    results.append(run(first))
+    assert len(cloud.alive()) == 1
+    assert {result["instance"]["id"] for result in results} == {cloud.alive()[0].id}
+
+
+def test_two_controllers_whose_looks_are_interleaved_end_with_one_rental(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    first, second = FakeProvider(cloud), FakeProvider(cloud)
+    results: list[dict[str, Any]] = []
+
+    def second_runs_while_first_sleeps() -> None:
+        clock.on_sleep = lambda: None
+        results.append(run(second))
+
+    clock.on_sleep = second_runs_while_first_sleeps
+    results.append(run(first))
+    assert {result["instance"]["id"] for result in results} == {cloud.alive()[0].id}
+    assert len(cloud.alive()) == 1
+
+
+def test_an_ambiguous_create_that_took_effect_is_found_not_repeated() -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud)
+
+    def lose_the_answer(call: str, when: str) -> None:
+        if (call, when) == ("create", "after"):
+            raise Ambiguous("no answer", provider="fake")
+
+    provider.at_boundary = lose_the_answer
+    result = run(provider)
+    assert [one.id for one in cloud.alive()] == [result["instance"]["id"]]
+    assert cloud.calls.count("create") == 1
+
+
+def test_an_ambiguous_create_without_effect_is_looked_for_twice_then_repeated(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud)
+    failures = [Ambiguous("no answer", provider="fake")]
+
+    def fail_once(call: str, when: str) -> None:
+        if (call, when) == ("create", "before") and failures:
+            raise failures.pop()
+
+    provider.at_boundary = fail_once
+    run(provider)
+    assert len(cloud.alive()) == 1
+    assert sum(clock.slept) >= 20  # the looks before the second create, and those that confirm it
+
+
+def two_rentals(clock: FakeClock) -> FakeCloud:
+    cloud = FakeCloud()
+    run(FakeProvider(cloud))
+    older = cloud.alive()[0]
+    younger = replace(older, id="fake-99", marker=replace(older.marker, nonce="zzzzzz"), created_at=clock.now())
+    cloud.instances[younger.id] = younger
+    return cloud
+
+
+def test_surplus_is_reported_until_it_is_old_enough_then_deleted(clock: FakeClock) -> None:
+    cloud = two_rentals(clock)
+    result = run(FakeProvider(cloud))
+    assert [one["id"] for one in result["surplus"]] == ["fake-99"]
+    assert not result["changed"]
+    clock.time += 601
+    assert not cloud.deleted
+    looks = cloud.calls.count("list")
+    result = run(FakeProvider(cloud))
+    assert result["actions"] == ["delete_surplus"]
+    assert cloud.calls.count("list") == looks + 2
+    assert [one.id for one in cloud.alive()] == ["fake-1"]
+
+
+def test_absent_deletes_the_surplus_too(clock: FakeClock) -> None:
+    cloud = two_rentals(clock)
+    run(FakeProvider(cloud), replace(WISH, state="absent"))
+    assert not cloud.alive()
+
+
+def test_what_is_not_exactly_ours_is_never_touched(clock: FakeClock) -> None:
+    cloud = two_rentals(clock)
+    foreign = replace(cloud.alive()[0], id="f", marker=replace(cloud.alive()[0].marker, deployment_id="acme-llm-2"))
+    cloud.instances = {"f": foreign}
+    run(FakeProvider(cloud), replace(WISH, state="absent"))
+    assert cloud.alive() == [foreign]
+
+
+def test_a_failed_list_proves_nothing() -> None:
+    provider = FakeProvider(FakeCloud())
+    provider.refuse["list"] = ProviderUnavailable("down", provider="fake")
+    for state in ("started", "absent"):
+        with pytest.raises(ProviderUnavailable):
+            run(provider, replace(WISH, state=state))
+    assert "create" not in provider.cloud.calls
+
+
+@pytest.mark.parametrize("error", [OfferGone("gone", provider="fake"), NoCapacity("sold out", provider="fake")])
+def test_the_next_offer_is_taken_when_one_is_gone(error: ProviderError) -> None:
+    provider = FakeProvider(FakeCloud())
+    provider.refuse["create offer-1"] = error
+    assert run(provider)["instance"]["price_per_hour_usd"] == 2.0
+
+
+def test_a_sold_out_provider_is_not_asked_for_its_other_offers() -> None:
+    provider = FakeProvider(FakeCloud())
+    provider.refuse["create"] = NoCapacity("sold out", scope="provider", provider="fake")
+    with pytest.raises(NoCapacity):
+        run(provider)
+    assert provider.cloud.calls.count("create") == 1
+
+
+def test_another_provider_is_taken_when_the_cheapest_is_down_for_offers() -> None:
+    cloud = FakeCloud()
+    broken, good = FakeProvider(cloud, name="broken"), FakeProvider(cloud, name="good")
+    broken.refuse["offers"] = ProviderUnavailable("down", provider="broken")
+    wish = replace(WISH, providers=("broken", "good"), look_at=("broken", "good"))
+    result = Run({"broken": broken, "good": good}, wish).result()
+    assert result["instance"]["provider"] == "good"
+
+
+def test_nothing_is_rented_above_the_maximum_or_at_an_unknown_price() -> None:
+    provider = FakeProvider(FakeCloud(), prices=(3.0,))
+    with pytest.raises(ProviderError, match="1 refused for their price"):
+        run(provider, replace(WISH, max_price_per_hour_usd=2.0))
+    provider.prices = (None,)  # type: ignore[assignment]
+    with pytest.raises(ProviderError, match="1 refused for their price"):
+        run(provider, replace(WISH, max_price_per_hour_usd=2.0))
+    assert not provider.cloud.alive()
+
+
+def test_drift_fails_and_replace_leaves_one() -> None:
+    cloud = FakeCloud()
+    run(FakeProvider(cloud), replace(WISH, image="a:1"))
+    with pytest.raises(ProviderError, match="image is 'a:1', wanted 'a:2'"):
+        run(FakeProvider(cloud), replace(WISH, image="a:2"))
+    result = run(FakeProvider(cloud), replace(WISH, image="a:2", on_drift="replace"))
+    assert result["actions"] == ["delete", "create"]
+    assert [one.image for one in cloud.alive()] == ["a:2"]
+
+
+def test_without_a_usable_home_everything_works_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUFLEET_HOME", "/proc/nowhere")
+    assert run(FakeProvider(FakeCloud()))["changed"]
+
+
+def test_the_oldest_stays_and_ties_go_by_nonce() -> None:
+    cloud = FakeCloud()
+    run(FakeProvider(cloud))
+    one = cloud.alive()[0]
+    other = replace(one, id="x", marker=replace(one.marker, nonce="000000"))
+    for order in ([one, other], [other, one]):
+        assert _rent.settle(order).current == other
+    unknown = replace(one, id="y", created_at=None, marker=replace(one.marker, nonce="000000"))
+    assert _rent.settle([unknown, one]).current == one
