@@ -80,7 +80,9 @@ def daemon_options(
             f"/etc/docker/daemon.json is not JSON ({problem}). Mend it by hand; it is not overwritten."
         ) from problem
     if not isinstance(existing, dict):
-        raise AnsibleFilterError("/etc/docker/daemon.json holds no JSON object. Mend it by hand; it is not overwritten.")
+        raise AnsibleFilterError(
+            "/etc/docker/daemon.json holds no JSON object. Mend it by hand; it is not overwritten."
+        )
     wished: dict[str, Any] = merge(existing, options)
     if wished.get("log-driver", defaults.get("log-driver", "json-file")) not in ROTATING_LOG_DRIVERS:
         defaults.pop("log-opts", None)

@@ -37,6 +37,7 @@ requirements:
 notes:
   - Credentials of providers never become variables of hosts. Give them in O(provider_settings), encrypted, or in the
     environment variables that the providers' official clients read.
+  - This version asks the providers each time; O(cache) and the options beside it have no effect yet.
 options:
   plugin:
     description: Says that this file is for this plugin.

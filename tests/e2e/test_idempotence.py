@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from conftest import Fleet, Run
+from demo import Fleet, Run
 
 
 def test_second_run_from_an_empty_home_changes_nothing(second_run: Run) -> None:

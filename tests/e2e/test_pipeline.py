@@ -6,19 +6,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from conftest import Fleet, eventually, http
-
-LOAD = ("python", "-m", "gpuops_telemetry.load")
-
-
-def balance(fleet: Fleet, ledger: str, wait_seconds: int = 90) -> dict[str, Any]:
-    """What became of the acknowledged events of this ledger; waits until all of them arrived."""
-    program = ("python", "-m", "gpuops_telemetry.ledger", "--wait", str(wait_seconds))
-    processor = fleet.service("processor")
-    verdict: dict[str, Any] = json.loads(processor.machine.run(f"{processor.command(*program)} || true", ledger))
-    return verdict
+from demo import LOAD, Fleet, balance, eventually, http
 
 
 def test_ledger_balances_for_good_bad_and_repeated_events(fleet: Fleet) -> None:
@@ -38,7 +27,7 @@ def test_real_completions_become_documents(fleet: Fleet) -> None:
     url = f"http://{fleet.machine('processor').address}:8080/usage"
 
     def tokens_flow() -> bool:
-        usage = http(url)[1]
-        return json.loads(usage)["tokens_per_second"] > 0
+        usage = json.loads(http(url)[1])
+        return bool(usage["tokens_per_second"] > 0)
 
     eventually(tokens_flow, 90, "tokens per second above zero")

@@ -10,7 +10,7 @@ import pathlib
 import stat
 
 import pytest
-from conftest import SERVICES, Fleet, Run
+from demo import SERVICES, Fleet, Run
 
 PLANTED = "planted-7c1f0b52a9d34e"
 

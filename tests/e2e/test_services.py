@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import SERVICES, Fleet, Service, http
+from demo import SERVICES, Fleet, Service, http
 
 TOPICS = ("gpu.metrics.v1", "token.usage.v1", "gpu.metrics.v1.dlq", "token.usage.v1.dlq")
 

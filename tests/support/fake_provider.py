@@ -42,7 +42,12 @@ class FakeProvider:
     """One controller's view. at_boundary(call, "before" or "after") may raise, or do what another controller does."""
 
     def __init__(
-        self, cloud: FakeCloud, *, name: str = "fake", unique_names: bool = False, prices: tuple[float, ...] = (1.0, 2.0)
+        self,
+        cloud: FakeCloud,
+        *,
+        name: str = "fake",
+        unique_names: bool = False,
+        prices: tuple[float, ...] = (1.0, 2.0),
     ) -> None:
         self.name = name
         self.cloud = cloud

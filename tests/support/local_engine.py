@@ -44,7 +44,7 @@ def start_module(module: str, home: Path, **arguments: Any) -> subprocess.Popen[
         "PYTHONPATH": str(REPOSITORY / "build" / "collections"),
         "GPUFLEET_HOME": str(home),
     }
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [sys.executable, "-m", f"{MODULES}.{module}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

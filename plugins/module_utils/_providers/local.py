@@ -139,6 +139,7 @@ class LocalProvider:
     def _create_container(self, request: Request, image: str, network: DeploymentNetwork) -> str:
         marker = request.marker
         labels = {
+            dock.LABEL_KIND: "instance",
             dock.LABEL_MARKER: _marker.encode(marker),
             dock.LABEL_OWNER: marker.owner,
             dock.LABEL_DEPLOYMENT: marker.deployment_id,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROVIDER = "local"
 SET_UP = "Run 'make setup' in a checkout, or: ansible-playbook gpuops.fleet.local_provider"
 
+LABEL_KIND = "gpuops.fleet"  # on everything that this provider makes: instance, resolver, network
 LABEL_MARKER = "gpuops.fleet.marker"  # only on instances: the whole marker
 LABEL_OWNER = "gpuops.fleet.owner"
 LABEL_DEPLOYMENT = "gpuops.fleet.deployment"  # on all that belongs to a deployment, also its network and resolver

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SUBNET_POOL = "10.231.0.0/16"
 RECORDS_DIRECTORY = "gpufleet-hosts"  # under /etc of the resolver; one file for each name, so nobody shares a file
+REGISTRY_NETWORK = "gpufleet-registry"
 _FIRST_INSTANCE = 10  # .1 is the gateway, .2 the resolver
 
 
@@ -137,7 +138,7 @@ class DeploymentNetwork:
                     self.name,
                     driver="bridge",
                     check_duplicate=True,
-                    labels={dock.LABEL_DEPLOYMENT: self._deployment_id},
+                    labels={dock.LABEL_KIND: "network", dock.LABEL_DEPLOYMENT: self._deployment_id},
                     ipam=addresses_to_use,
                 )
             except Exception as error:
@@ -175,14 +176,34 @@ class DeploymentNetwork:
             if not dock.is_status(error, 404):
                 raise
             self._create_resolver()
+            self._wait_for_resolver()
         # All records again, as a resolver that was removed in between knows none.
-        records = {f"{RECORDS_DIRECTORY}/registry": f"{self.subnet[1]} registry.{self._deployment_id}.internal\n"}
+        records = {f"{RECORDS_DIRECTORY}/registry": f"{self._registry_address()} registry.{self._deployment_id}.internal\n"}
         for container in self._containers():
             name = container["Labels"].get(dock.LABEL_NAME, "")
             for address in addresses(container):
                 records[f"{RECORDS_DIRECTORY}/{name}"] = f"{address} {name}.{self._deployment_id}.internal\n"
         self._client.put_archive(self.name, "/etc", dock.archive(records))
         self._client.start(self.name)
+
+    def _wait_for_resolver(self) -> None:
+        """Another controller that makes it at this moment has reserved its name before the container can be found."""
+        for attempt in range(30):
+            try:
+                self._client.inspect_container(self.name)
+                return
+            except Exception as error:
+                if not dock.is_status(error, 404):
+                    raise
+            _clock.sleep(0.1 * (attempt + 1))
+
+    def _registry_address(self) -> str:
+        """The gateway of the registry's own network (role local_provider), which all deployments can route to."""
+        for network in self._client.networks(names=[REGISTRY_NETWORK]):
+            for config in network["IPAM"].get("Config") or []:
+                if network["Name"] == REGISTRY_NETWORK and config.get("Gateway"):
+                    return str(config["Gateway"])
+        return str(self.subnet[1])
 
     def _create_resolver(self) -> None:
         domain = f"{self._deployment_id}.internal"
@@ -195,7 +216,7 @@ class DeploymentNetwork:
                 command=command,
                 name=self.name,
                 hostname="resolver",
-                labels={dock.LABEL_DEPLOYMENT: self._deployment_id},
+                labels={dock.LABEL_KIND: "resolver", dock.LABEL_DEPLOYMENT: self._deployment_id},
                 host_config=client.create_host_config(
                     network_mode=self.name,
                     restart_policy={"Name": "unless-stopped"},

@@ -201,7 +201,9 @@ class Service:
             if status["healthy"]:
                 return
             if monotonic() - began >= timeout_seconds:
-                log = self._run(["journalctl", "--unit", f"{self.name}.service", "--lines", str(LOG_LINES), "--no-pager"])
+                log = self._run(
+                    ["journalctl", "--unit", f"{self.name}.service", "--lines", str(LOG_LINES), "--no-pager"]
+                )
                 raise ServiceError(
                     f"{self.name} is not healthy after {timeout_seconds:g} s: {'; '.join(missing)}. The last "
                     f"{LOG_LINES} log lines follow; more: journalctl -u {self.name}.service\n{log.stdout.strip()}"

@@ -134,7 +134,9 @@ def checked_data_directory(path: str) -> str:
         raise RefreshError(f"The data directory {path!r} must be an absolute path without '..' or a slash at its end.")
     if os.path.islink(path):
         if os.lstat(path).st_uid != 0:
-            raise RefreshError(f"The data directory {path} is a link that root did not make; replace it by a directory.")
+            raise RefreshError(
+                f"The data directory {path} is a link that root did not make; replace it by a directory."
+            )
         path = os.path.realpath(path)
     if path in FORBIDDEN_DATA_DIRECTORIES:
         raise RefreshError(f"{path} belongs to the system and can't be a data directory; choose one below it.")

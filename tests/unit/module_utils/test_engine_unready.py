@@ -37,7 +37,9 @@ def fail(cloud: FakeCloud, on_unready: str, **values: Any) -> EngineError:
     return caught.value
 
 
-@pytest.mark.parametrize(("on_unready", "left"), [("keep", Status.RUNNING), ("stop", Status.STOPPED), ("destroy", None)])
+@pytest.mark.parametrize(
+    ("on_unready", "left"), [("keep", Status.RUNNING), ("stop", Status.STOPPED), ("destroy", None)]
+)
 def test_only_what_the_user_said_happens_to_it(on_unready: str, left: Status | None) -> None:
     cloud = FakeCloud()
     error = fail(cloud, on_unready)

@@ -15,7 +15,9 @@ def test_spellings_resolve_to_one_name(text: str, name: str) -> None:
     assert _gpus.resolve(text).name == name
 
 
-@pytest.mark.parametrize(("text", "near"), [("A100", "A100_40GB, A100_80GB"), ("L40X", "L40"), ("RTX_4091", "RTX_4090")])
+@pytest.mark.parametrize(
+    ("text", "near"), [("A100", "A100_40GB, A100_80GB"), ("L40X", "L40"), ("RTX_4091", "RTX_4090")]
+)
 def test_unknown_names_are_refused_with_the_nearest(text: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"gpu '{text}' is not known.*{near}"):
         _gpus.resolve(text)

@@ -58,7 +58,9 @@ def test_what_is_not_exactly_a_marker_is_nobodys(text: str | None) -> None:
     assert _marker.parse(text) is None
 
 
-@pytest.mark.parametrize("value", [None, "", "test", "Production", "ab", "a" * 25, "a--b", "-ab", "acme_llm", 7, "äcme"])
+@pytest.mark.parametrize(
+    "value", [None, "", "test", "Production", "ab", "a" * 25, "a--b", "-ab", "acme_llm", 7, "äcme"]
+)
 def test_bad_deployment_ids_are_refused_with_a_sentence(value: object) -> None:
-    with pytest.raises(ValueError, match="deployment_id .*acme"):
+    with pytest.raises(ValueError, match=r"deployment_id .*acme"):
         _marker.check_deployment_id(value)

@@ -70,12 +70,14 @@ def balance(lines: Iterable[Line], documents: set[str], dead_letters: Counter[Or
 def stored_ids(mongo: MongoSettings, lines: Iterable[Line]) -> set[str]:
     """Which of the event ids are documents."""
     database = connect(mongo)[mongo.database]
+    wanted: dict[str, set[str]] = {}
+    for line in lines:
+        wanted.setdefault(COLLECTIONS[line["topic"]], set()).add(line["event_id"])
     found: set[str] = set()
-    for topic, collection in COLLECTIONS.items():
-        ids = sorted({line["event_id"] for line in lines if line["topic"] == topic})
-        for start in range(0, len(ids), 1000):
-            query = {"_id": {"$in": ids[start : start + 1000]}}
-            found.update(document["_id"] for document in database[collection].find(query, {"_id": 1}))
+    for collection, ids in wanted.items():
+        # One pass over the collection: FerretDB compares every document with every member of an $in.
+        cursor = database[collection].find({}, {"_id": 1}, batch_size=5000)
+        found.update(document["_id"] for document in cursor if document["_id"] in ids)
     return found
 
 

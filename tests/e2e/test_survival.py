@@ -1,0 +1,196 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the fleet survives without Ansible (reboots, another address, kills, a wrong owner, leftovers); renting once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from demo import LOAD, SCALE, SERVICES, Fleet, Machine, balance, eventually, things_of, wait_until_healthy
+
+KILLS = 10 * SCALE
+
+
+@pytest.fixture(autouse=True)
+def _whole_fleet(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Begin with a healthy fleet, and leave one, so that a test that failed does not fail the next one."""
+    if "fleet" not in request.fixturenames:
+        yield
+        return
+    demo: Fleet = request.getfixturevalue("fleet")
+    wait_until_healthy(demo)
+    yield
+    wait_until_healthy(demo)
+
+
+def events_flow(fleet: Fleet) -> None:
+    """Events that are acknowledged now become documents."""
+    ledger = eventually(lambda: fleet.service("producer").inside(*LOAD, "--count", "200"), 60, "acknowledged events")
+    verdict = balance(fleet, ledger)
+    assert verdict["ok"], verdict
+
+
+def _has_rebooted(machine: Machine, before: str) -> bool:
+    return machine.boot_id() != before
+
+
+def reboot(machines: list[Machine]) -> None:
+    """Reboot them at the same time and wait until each has booted again."""
+    before = {machine.name: machine.boot_id() for machine in machines}
+    for machine in machines:
+        machine.reboot()
+    for machine in machines:
+        eventually(functools.partial(_has_rebooted, machine, before[machine.name]), 120, f"reboot of {machine.name}")
+
+
+@pytest.mark.parametrize("role", [role for role in SERVICES if role != "vllm"])
+def test_reboot_of_one_host(fleet: Fleet, role: str, record_property: Callable[[str, object], None]) -> None:
+    began = time.monotonic()
+    reboot([fleet.machine(role)])
+    wait_until_healthy(fleet, role)
+    record_property("seconds_until_healthy", round(time.monotonic() - began, 1))
+    events_flow(fleet)
+
+
+def test_reboot_of_all_hosts_at_once(fleet: Fleet) -> None:
+    """No unit waits for another host, so nobody waits for ever. Here vLLM's host is rebooted, too."""
+    reboot([fleet.machine(role) for role in SERVICES])
+    wait_until_healthy(fleet)
+    events_flow(fleet)
+
+
+@pytest.mark.parametrize("role", ["kafka", "mongodb"])
+def test_host_comes_back_with_another_address(
+    fleet: Fleet, role: str, record_property: Callable[[str, object], None]
+) -> None:
+    before = fleet.machine(role)
+    for state in ("stopped", "started"):
+        run = fleet.playbook("provision", "--limit", before.name, "-e", f"fleet_instance_state={state}")
+        assert run.status == 0, run.output[-2000:]
+    began = time.monotonic()
+    after = fleet.machine(role)
+    assert after.address != before.address
+    assert after.variables["fleet_host_key"] == before.variables["fleet_host_key"]
+    wait_until_healthy(fleet, role)
+    assert after.address in after.run(f"cat /opt/{role}/address.env")
+    events_flow(fleet)
+    record_property("seconds_until_events_flow", round(time.monotonic() - began, 1))
+
+
+def test_ledger_balances_after_ten_kills_of_each_part(fleet: Fleet) -> None:
+    """kill -9 of broker, database and processor, again and again while events flow."""
+    victims = [fleet.service(name) for name in ("kafka", "mongodb", "processor")]
+    producer = fleet.service("producer")
+    count = 4000 * SCALE
+    load = producer.command(
+        *(*LOAD, "--count", str(count), "--rate", "25", "--bad-share", "0.05", "--delivery-timeout", "600")
+    )
+    with subprocess.Popen(
+        producer.machine.ssh(load), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    ) as loading:
+        for _round in range(KILLS):
+            for victim in victims:
+                victim.kill_9()
+            for victim in victims:
+                eventually(victim.container, 60, f"the next container of {victim.name}")
+            time.sleep(4)
+        ledger, errors = loading.communicate(timeout=900 * SCALE)
+    wait_until_healthy(fleet, "kafka", "mongodb", "processor")
+    assert len(ledger.splitlines()) > count / 2, errors
+    verdict = balance(fleet, ledger, wait_seconds=180)
+    assert verdict["ok"], verdict
+    assert verdict["acknowledged"] == verdict["documents"] + verdict["dead_letters"]
+
+
+def test_owner_of_a_data_directory_is_mended_at_boot(fleet: Fleet) -> None:
+    machine = fleet.machine("kafka")
+    owner = machine.run("stat --format=%u:%g /opt/kafka/data").strip()
+    machine.run("systemctl stop kafka.service && chown --recursive 0:0 /opt/kafka/data")
+    reboot([machine])
+    wait_until_healthy(fleet, "kafka")
+    assert machine.run("stat --format=%u:%g /opt/kafka/data").strip() == owner != "0:0"
+    assert machine.run("find /opt/kafka/data -uid 0 | head -1") == ""
+    events_flow(fleet)
+
+
+def test_failed_leftover_with_the_same_name_is_no_obstacle(fleet: Fleet) -> None:
+    machine = fleet.machine("processor")
+    image = fleet.service("processor").inspect()["Image"]
+    machine.run("systemctl stop processor.service && docker rm --force processor-processor-1 2>/dev/null || true")
+    leftover = machine.run(
+        "docker create --name processor-processor-1 --label com.docker.compose.project=processor "
+        f"--entrypoint /bin/false {image} && docker start processor-processor-1"
+    ).split()[0]
+    machine.run("systemctl start processor.service")
+    wait_until_healthy(fleet, "processor")
+    assert fleet.service("processor").container() != leftover
+
+
+# Renting once -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_fleet(tmp_path: pathlib.Path) -> Iterator[Fleet]:
+    """A deployment of its own with one machine, and two controllers' homes; destroyed afterwards, with proof."""
+    deployment_id = f"e2e-{uuid.uuid4().hex[:8]}"
+    key = tmp_path / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    file = tmp_path / "fleet.yml"
+    file.write_text(
+        "plugin: gpuops.fleet.fleet\n"
+        f"deployment_id: {deployment_id}\n"
+        "instances:\n"
+        f"  - {{name: one-1, providers: [local], ssh_private_key_file: {key}}}\n"
+    )
+    small = Fleet(
+        file, {"GPUFLEET_REPORT_DIRECTORY": str(tmp_path / "report"), "GPUFLEET_HOME": str(tmp_path / "home")}
+    )
+    yield small
+    run = small.playbook("destroy")
+    assert run.status == 0, run.output[-3000:]
+    assert things_of(deployment_id) == ""
+
+
+def rentals(fleet: Fleet) -> list[str]:
+    """The containers that are rentals of this fleet, by the labels on themselves."""
+    deployment_id = fleet.inventory()["_meta"]["hostvars"]["one-1"]["fleet_deployment_id"]
+    labels = (f"gpuops.fleet.deployment={deployment_id}", "gpuops.fleet.marker")
+    filters = [word for label in labels for word in ("--filter", f"label={label}")]
+    command = ["docker", "ps", "--all", "--quiet", *filters]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_two_controllers_rent_once(small_fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    homes = [str(tmp_path / name) for name in ("first", "second")]
+    runs = [small_fleet.start("ansible-playbook", "playbooks/provision.yml", GPUFLEET_HOME=home) for home in homes]
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert len(rentals(small_fleet)) == 1
+
+
+def test_killed_controllers_rent_once(small_fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    """SIGKILL at many points of renting, each time by a controller that remembers nothing."""
+    for number in range(8 * SCALE):
+        run = small_fleet.start(
+            "ansible-playbook", "playbooks/provision.yml", GPUFLEET_HOME=str(tmp_path / f"home-{number}")
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(timeout=1.5 + 0.5 * (number % 8))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate(timeout=60)
+        assert len(rentals(small_fleet)) <= 1
+    last = small_fleet.playbook("provision", GPUFLEET_HOME=str(tmp_path / "last"))
+    assert last.status == 0, last.output[-3000:]
+    assert len(rentals(small_fleet)) == 1

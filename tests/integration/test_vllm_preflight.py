@@ -1,0 +1,116 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role vllm refuses what can't work in one sentence, before anything is created: one real run, a host a case."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOOD = {
+    "vllm_model": "gpuops/tiny-random-llama",
+    "vllm_model_source": "generated",
+    "vllm_image_build": True,
+    "vllm_memory_mib": 3072,
+}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "port": ({"vllm_port": 99999}, "vllm_port is 99999; it must be between 1024 and 65535"),
+    "source": (
+        {"vllm_model_source": "torrent"},
+        "value of vllm_model_source must be one of: hub, directory, generated",
+    ),
+    "model": ({"vllm_model": "https://example.org/model"}, "an address; give only the model's name"),
+    "gguf": (
+        {"vllm_model": "Qwen/Qwen3-8B-GGUF", "vllm_model_source": "hub"},
+        "no longer reads GGUF files; take the model's own safetensors repository",
+    ),
+    "key_file": ({"vllm_api_key_file": "/nowhere/key"}, "vllm_api_key_file is /nowhere/key, and there is no such file"),
+    "directory": (
+        {"vllm_model_source": "directory", "vllm_model_directory": "/nowhere/model"},
+        "holds no model: it needs config.json and weights",
+    ),
+    "relative": ({"vllm_model_source": "directory", "vllm_model_directory": "model"}, "must be the absolute path"),
+    "memory": ({"vllm_memory_mib": 33554432}, "Take a larger host or lower vllm_memory_mib"),
+    "limit": ({"vllm_cpu_kv_cache_gib": 40}, "needs at least 43008. Raise it, lower vllm_cpu_kv_cache_gib"),
+    "gpu_build": ({"vllm_gpu": True}, "vllm_image_build builds an image for the CPU, but vllm_gpu is true"),
+    "cpu_image": ({"vllm_image_build": False}, "which needs a GPU, and vllm_gpu is false"),
+    "latest": (
+        {"vllm_image_build": False, "vllm_gpu": True, "vllm_image": "vllm/vllm-openai:latest"},
+        "which doesn't say which version runs",
+    ),
+    "weak_key": ({"vllm_api_key": "too short"}, "vllm_api_key is not usable as an API key: it needs at least 16"),
+    "root": ({"vllm_uid": 0}, "the server must not run as root"),
+    "argument": ({"vllm_extra_arguments": ["--api-key=planted"]}, "a key in the command line can be read by everybody"),
+    "device": (
+        {"vllm_image_build": False, "vllm_gpu": True, "vllm_gpu_devices": ["all"]},
+        "vllm_gpu_devices has a name that is no CDI device: all",
+    ),
+}
+
+
+PLAY = [
+    {
+        "hosts": "all",
+        "gather_facts": False,
+        "tasks": [
+            {
+                "block": [{"ansible.builtin.include_role": {"name": "gpuops.fleet.vllm"}}],
+                "rescue": [
+                    {
+                        "ansible.builtin.copy": {
+                            "content": "{{ ansible_failed_result | to_json }}",
+                            "dest": "{{ playbook_dir }}/{{ inventory_hostname }}.refused",
+                            "mode": "0600",
+                        },
+                        "check_mode": False,
+                    }
+                ],
+            }
+        ],
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A file for each host with what its failed task said. In check mode: what isn't refused must not deploy here."""
+    work = tmp_path_factory.mktemp("vllm")
+    hosts = {name: {**GOOD, **values} for name, (values, _sentence) in BAD.items()}
+    connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (work / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": connection}}))
+    (work / "play.json").write_text(json.dumps(PLAY))
+    done = subprocess.run(
+        [
+            *(pathlib.Path(sys.executable).parent / "ansible-playbook", "--check"),
+            *("--inventory", work / "inventory.json", work / "play.json"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return work
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused_in_one_sentence(refusals: pathlib.Path, name: str) -> None:
+    path = refusals / f"{name}.refused"
+    assert path.exists(), "the role accepted it"
+    said = " ".join(path.read_text().split())
+    assert BAD[name][1] in said
+    assert "Traceback" not in said
+
+
+def test_nothing_was_created(refusals: pathlib.Path) -> None:
+    assert refusals.exists()
+    assert not pathlib.Path("/etc/systemd/system/vllm.service").exists()
