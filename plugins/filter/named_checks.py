@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ version_added: 0.1.0
 author: The gpuops.fleet contributors
 description:
   - Returns the checks with something put before each one's name, usually the host and the service.
+  - Takes terminal control characters out of what was found, because that often comes from a log.
 positional: prefix
 options:
   _input:
@@ -42,13 +44,17 @@ _value:
 """
 
 
+# Terminal control, as Compose and servers write it into their logs; line ends and tabs stay.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
 def named_checks(checks: Sequence[Mapping[str, Any]], prefix: str) -> list[dict[str, Any]]:
     """The checks with longer names."""
     return [
         {
             "name": f"{prefix}{check['name']}",
             "ok": bool(check["ok"]),
-            "detail": str(check["detail"]),
+            "detail": _CONTROL.sub("", str(check["detail"])),
             "fix": "" if check["ok"] else str(check["fix"]),
         }
         for check in checks

@@ -15,24 +15,17 @@ from testinfra.host import Host
 CONTAINER = "vllm-vllm-1"
 
 
-def gpu_hosts(demo: Fleet) -> list[str]:
-    inventory = demo.inventory()
-    return [
-        name
-        for name in inventory.get("vllm", {}).get("hosts", [])
-        if inventory["_meta"]["hostvars"][name].get("fleet_gpu_count", 0)
-    ]
-
-
 @pytest.fixture(scope="module")
 def gpu_host() -> Host:
     if not os.path.exists("/dev/nvidiactl") and "FLEET_FILE" not in os.environ:
         pytest.skip("no NVIDIA GPU on this machine; FLEET_FILE names a fleet that rents one")
     demo = Fleet(FLEET_FILE)
-    names = gpu_hosts(demo)
-    if not names:
-        pytest.skip(f"no vllm host with a GPU in {FLEET_FILE}")
-    return demo.host(names[0])
+    if not demo.inventory().get("vllm", {}).get("hosts"):
+        pytest.skip(f"no vllm host lives in {FLEET_FILE}")
+    machine = demo.machine("vllm")
+    if not machine.variables.get("fleet_gpu_count"):
+        pytest.skip(f"the vllm host {machine.name} has no GPU")
+    return machine.host
 
 
 def gpus(host: Host, *prefix: str) -> list[str]:

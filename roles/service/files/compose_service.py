@@ -178,9 +178,12 @@ class Service:
     def status(self) -> dict[str, Any]:
         active, wanted, started = self.active(), self.digest(), self.started()
         missing = self.health() if active == "active" else [f"{self.name}.service is {active or 'unknown'}"]
+        current = active == "active" and wanted == started
+        if active == "active" and not current:
+            missing.append(f"{self.name}.service has not started yet with what is configured now")
         return {
             "active": active,
-            "current": active == "active" and wanted == started,
+            "current": current,
             "healthy": not missing,
             "missing": missing,
         }

@@ -213,7 +213,7 @@ def start(world: World, batch_size: int = 4) -> tuple[Pump, FakeConsumer, Proces
         batch_size=batch_size,
         monotonic=world.monotonic,
     )
-    pump._stop.wait = lambda timeout=None: False  # type: ignore[method-assign, assignment]
+    pump._stop.wait = lambda timeout=None: False  # type: ignore[method-assign]
     return pump, consumer, state
 
 

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Runs a broker and a tool once, while the image is built, and keeps their loaded classes (Java's class data sharing),
-# as the upstream image does with /opt/kafka/kafka.jsa: starting takes about half the processor time then.
+# Runs a broker once, while the image is built, and keeps its loaded classes (Java's class data sharing), as the
+# upstream image does in the same place: starting takes a third less processor time then (measured: 3.7 s
+# instead of 5.5 s).
 set -euo pipefail
 data=$(mktemp --directory)
 export LOG_DIR="$data"
@@ -26,11 +27,9 @@ for _ in $(seq 240); do
   kill -0 "$broker" # ends the build at once when the broker ended
   sleep 0.5
 done
-KAFKA_JVM_PERFORMANCE_OPTS="-XX:ArchiveClassesAtExit=/opt/kafka/tools.jsa" \
-  ./kafka-topics.sh --bootstrap-server 127.0.0.1:9092 --describe
 kill -TERM "$broker"
 # 143: Java's exit status after SIGTERM, also when all went well
 wait "$broker" || [ $? -eq 143 ]
-test -s /opt/kafka/kafka.jsa -a -s /opt/kafka/tools.jsa
-chmod 0644 /opt/kafka/*.jsa
+test -s /opt/kafka/kafka.jsa
+chmod 0644 /opt/kafka/kafka.jsa
 rm -rf "$data"

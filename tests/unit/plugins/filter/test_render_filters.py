@@ -165,3 +165,13 @@ def test_checks_get_the_name_of_their_place() -> None:
     checks = [{"name": "healthy", "ok": True, "detail": "running", "fix": ""}]
     assert named_checks(checks, "kafka-1: ") == [{**checks[0], "name": "kafka-1: healthy"}]
     assert checks[0]["name"] == "healthy"
+
+
+def test_checks_hold_no_terminal_control() -> None:
+    check = {
+        "name": "log",
+        "ok": False,
+        "detail": "\x1b[2Kvllm-1  | \x1b[36mINFO\x1b[0m\tone\r\ntwo",
+        "fix": "Read it.",
+    }
+    assert named_checks([check], "")[0]["detail"] == "vllm-1  | INFO\tone\ntwo"
