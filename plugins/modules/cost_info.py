@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: cost_info
 short_description: Show what a fleet costs, and did
 version_added: 0.1.0
-author: The gpuops.fleet contributors
+author: The gpuops.fleet contributors (@gpuops)
 description:
   - Adds up what the live instances of a deployment cost per hour and have cost so far, and what the journal on this
     controller remembers of instances that are gone.

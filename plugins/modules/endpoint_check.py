@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: endpoint_check
 short_description: Prove that an OpenAI-compatible endpoint serves the right model, and only with its key
 version_added: 0.1.0
-author: The gpuops.fleet contributors
+author: The gpuops.fleet contributors (@gpuops)
 description:
   - Asks the health route, lists the models with and without the key, and asks for a short completion.
   - Fails when one of the checks does. Needs nothing but Python where it runs.
@@ -113,7 +113,7 @@ SPEC = {
     "model": {"type": "str", "required": True},
     "health_path": {"type": "str", "default": "/health"},
     "prompt": {"type": "str", "default": "Hello"},
-    "max_tokens": {"type": "int", "default": 8},
+    "max_tokens": {"type": "int", "default": 8, "no_log": False},
     "timeout_seconds": {"type": "int", "default": 60},
     "validate_certs": {"type": "bool", "default": True},
     "use_proxy": {"type": "bool", "default": False},

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: instance
 short_description: Rent a machine once, and end it
 version_added: 0.1.0
-author: The gpuops.fleet contributors
+author: The gpuops.fleet contributors (@gpuops)
 description:
   - Brings one instance of a deployment to the wanted state at one of several providers, and waits until it can be used.
   - An instance is identified by O(deployment_id) and O(name), by a marker on the rented thing itself. The module

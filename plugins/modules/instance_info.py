@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: instance_info
 short_description: Show what a deployment has rented
 version_added: 0.1.0
-author: The gpuops.fleet contributors
+author: The gpuops.fleet contributors (@gpuops)
 description:
   - Lists the live instances of a deployment at the given providers.
   - A provider that fails takes nothing away from the others; RV(complete) tells whether all have answered.

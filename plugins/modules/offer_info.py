@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: offer_info
 short_description: Show what can be rented now
 version_added: 0.1.0
-author: The gpuops.fleet contributors
+author: The gpuops.fleet contributors (@gpuops)
 description:
   - Asks several providers in parallel what they offer, filters the answers, and ranks them as
     M(gpuops.fleet.instance) would.

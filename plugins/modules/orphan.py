@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: orphan
 short_description: Report, and when told so destroy, what no fleet wants
 version_added: 0.1.0
-author: The gpuops.fleet contributors
+author: The gpuops.fleet contributors (@gpuops)
 description:
   - An orphan is a live instance that carries the marker of this deployment, while its name is not wanted.
   - Without O(confirm) it only reports. With it, an orphan is destroyed when two complete lists at least 60 seconds

@@ -29,11 +29,11 @@ METADATA_TIMEOUT_SECONDS = 2.0
 # TEST-NET-1 (RFC 5737): nothing is sent there; connecting a datagram socket only asks the kernel for its route.
 ROUTE_PROBE = ("192.0.2.1", 9)
 # Re-owning one of these recursively would break the host, whatever a variable says.
-FORBIDDEN_DATA_DIRECTORIES = frozenset(
-    ["/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media", "/mnt", "/opt", "/proc"]
-    + ["/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin"]  # noqa: S108 refused, not used
-    + ["/usr/share", "/var", "/var/cache", "/var/lib", "/var/lib/docker", "/var/log"]
+SYSTEM_DIRECTORIES = (
+    "/ /bin /boot /dev /etc /home /lib /lib32 /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr"
+    " /usr/bin /usr/lib /usr/local /usr/sbin /usr/share /var /var/cache /var/lib /var/lib/docker /var/log"
 )
+FORBIDDEN_DATA_DIRECTORIES = frozenset(SYSTEM_DIRECTORIES.split())
 
 
 class RefreshError(Exception):

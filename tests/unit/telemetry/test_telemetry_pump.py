@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -187,6 +188,18 @@ class FakeCommitter:
         return {place: self.world.committed[place] for place in offsets if place in self.world.committed}
 
 
+class AtOnce(concurrent.futures.Executor):
+    """An executor whose work is done when it is handed in, so that fate strikes in the same order each time."""
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
 def event(event_id: str, **changes: Any) -> bytes:
     fields = {
         "event_id": event_id,
@@ -212,6 +225,7 @@ def start(world: World, batch_size: int = 4) -> tuple[Pump, FakeConsumer, Proces
         topics=[TOKEN_USAGE_TOPIC],
         batch_size=batch_size,
         monotonic=world.monotonic,
+        writer=AtOnce(),
     )
     pump._stop.wait = lambda timeout=None: False  # type: ignore[method-assign]
     return pump, consumer, state
@@ -249,7 +263,7 @@ FATES = [
 KINDS = st.lists(st.lists(st.sampled_from(["good", "bad", "again", "unstorable"]), max_size=12), min_size=1, max_size=3)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(KINDS, st.lists(st.sampled_from(FATES), max_size=60))
 def test_every_event_is_stored_once_or_dead_lettered_once(kinds: list[list[str]], fate: list[str]) -> None:
     partitions: list[list[bytes]] = []
@@ -292,7 +306,7 @@ def test_while_the_database_is_away_nothing_more_is_read_and_nothing_is_dead_let
 
     consumer.pause = pause  # type: ignore[method-assign]
     pump.step()
-    assert set(reads) == {4}
+    assert set(reads) == {8}  # one batch in hand, one ahead
     assert not consumer.paused
     assert world.committed == {(TOKEN_USAGE_TOPIC, 0): 4}
     assert not world.letters
@@ -330,4 +344,5 @@ def test_the_offsets_of_a_batch_are_the_next_ones_to_read() -> None:
     batch = sort_messages([FakeMessage(0, 4, event("a")), FakeMessage(1, 9, b"?"), FakeMessage(0, 5, event("b"))])  # type: ignore[list-item]
     assert batch.offsets == {(TOKEN_USAGE_TOPIC, 0): 6, (TOKEN_USAGE_TOPIC, 1): 10}
     assert [letter.origin for letter in batch.letters] == [f"{TOKEN_USAGE_TOPIC}/1/9"]
-    assert batch.without({(TOKEN_USAGE_TOPIC, 1)}).letters == []
+    batch.moved.add((TOKEN_USAGE_TOPIC, 1))
+    assert batch.without_moved().letters == []

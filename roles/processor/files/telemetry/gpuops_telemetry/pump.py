@@ -7,12 +7,14 @@ Whatever is killed at whatever moment, every acknowledged event ends up stored o
 - offsets are committed after the write, so nothing is skipped; what is read again has the same `_id`, so it isn't
   stored twice;
 - a dead letter and the offsets of its batch are one transaction (see dead_letters.py);
+- while one batch is being written the next one is read and validated, but batches are finished one after the other;
 - a batch belongs to an assignment: when a partition is taken from us or given to us anew while its batch waits, that
   part of the batch is dropped, because whoever has the partition now reads it again.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import threading
 import time
@@ -25,7 +27,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from gpuops_telemetry.dead_letters import Committer, DeadLetter, Offsets, without_committed
 from gpuops_telemetry.events import COLLECTIONS, Event, InvalidEventError, parse_event
 from gpuops_telemetry.state import ProcessorState
-from gpuops_telemetry.store import Store, StoreUnavailableError
+from gpuops_telemetry.store import Store, StoreUnavailableError, WriteResult
 
 LOG = logging.getLogger(__name__)
 
@@ -78,9 +80,13 @@ class Batch:
     letters: list[DeadLetter] = field(default_factory=list)
     messages: int = 0
     unsure: bool = False  # a commit was tried and nobody knows whether it happened
+    moved: set[tuple[str, int]] = field(default_factory=set)  # its partitions that are no longer ours as they were
 
-    def without(self, partitions: set[tuple[str, int]]) -> Batch:
-        """The batch without these partitions."""
+    def without_moved(self) -> Batch:
+        """The batch without the partitions that moved."""
+        partitions = self.moved
+        if not partitions:
+            return self
         return Batch(
             offsets={place: offset for place, offset in self.offsets.items() if place not in partitions},
             entries={
@@ -113,6 +119,10 @@ def sort_messages(messages: Iterable[Message]) -> Batch:
     return batch
 
 
+def to_documents(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    return [entry.event.to_document() for entry in entries]
+
+
 class Pump:
     """The loop. It owns the consumer: every call to it, and every callback, happens in the loop's thread."""
 
@@ -126,7 +136,9 @@ class Pump:
         topics: Sequence[str],
         batch_size: int,
         monotonic: Callable[[], float] = time.monotonic,
+        writer: concurrent.futures.Executor | None = None,
     ) -> None:
+        self._writer = writer or concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._consumer = consumer
         self._store = store
         self._committer = committer
@@ -136,6 +148,7 @@ class Pump:
         self._monotonic = monotonic
         self._stop = threading.Event()
         self._moved: set[tuple[str, int]] = set()  # partitions whose assignment changed since we last looked
+        self._ahead: Batch | None = None  # read and validated while the batch before it was written
         self._early: list[Message] = []  # read while an older batch was waiting
         self._finished: Offsets = {}
         self._pinged = self._measured = float("-inf")
@@ -173,13 +186,21 @@ class Pump:
     def step(self) -> None:
         """One batch, or a moment of rest."""
         self._state.alive()
+        batch, self._ahead = self._ahead, None
+        if batch is not None:
+            batch = batch.without_moved()
+        else:
+            batch = self._next_batch(CONSUME_SECONDS)
+            self._moved.clear()  # nothing was in hand
+        if batch is not None:
+            self._finish(batch)
+        self._look_around(idle=batch is None)
+
+    def _next_batch(self, seconds: float) -> Batch | None:
         messages, self._early = self._early, []
         if not messages:
-            messages = self._read(self._batch_size, CONSUME_SECONDS)
-            self._moved.clear()  # nothing was in hand
-        if messages:
-            self._finish(sort_messages(messages))
-        self._look_around(idle=not messages)
+            messages = self._read(self._batch_size, seconds)
+        return sort_messages(messages) if messages else None
 
     def _read(self, count: int, seconds: float) -> list[Message]:
         good = []
@@ -200,8 +221,10 @@ class Pump:
         while not self._stop.is_set():
             attempt += 1
             self._state.alive()
-            if self._settle(batch) and self._write(batch, attempt) and self._commit(batch):
-                break
+            if self._settle(batch) and self._write(batch, attempt):
+                batch = batch.without_moved()
+                if self._commit(batch):
+                    break
             waited = True
             batch = self._wait(batch)
         self._wait_seconds = 0.0
@@ -242,21 +265,27 @@ class Pump:
         for topic in list(batch.entries):
             entries = batch.entries[topic]
             if entries:
-                result = self._store.write(COLLECTIONS[topic], [entry.event.to_document() for entry in entries])
-                for position, reason in result.refused.items():
-                    entry = entries[position]
-                    place = topic, entry.partition, entry.offset
-                    batch.letters.append(DeadLetter.of(*place, reason, entry.key, entry.value))
-                # After an interrupted attempt our own documents look like duplicates.
-                duplicates = result.duplicates if attempt == 1 else set()
-                untouched = not duplicates and not result.refused
-                fresh = [
-                    entry.event
-                    for position, entry in enumerate(entries)
-                    if untouched or (position not in duplicates and position not in result.refused)
-                ]
-                self._state.stored(topic, fresh, len(duplicates))
+                writing = self._writer.submit(self._store.write, COLLECTIONS[topic], to_documents(entries))
+                # The database works now; meanwhile the processor of this machine has something better to do than wait.
+                # Without waiting for messages, and never more than one batch ahead.
+                if self._ahead is None and attempt == 1 and not self._stop.is_set():
+                    self._ahead = self._next_batch(0.0)
+                    # At once: what was just read belongs to the new assignment already.
+                    batch.moved |= self._moved
+                    self._moved.clear()
+                self._account(batch, topic, entries, writing.result(), attempt)
             del batch.entries[topic]  # a second attempt doesn't need it
+
+    def _account(self, batch: Batch, topic: str, entries: list[Entry], result: WriteResult, attempt: int) -> None:
+        for position, reason in result.refused.items():
+            entry = entries[position]
+            place = topic, entry.partition, entry.offset
+            batch.letters.append(DeadLetter.of(*place, reason, entry.key, entry.value))
+        # After an interrupted attempt our own documents look like duplicates.
+        duplicates = result.duplicates if attempt == 1 else set()
+        left_out = duplicates | result.refused.keys()
+        fresh = [entry.event for position, entry in enumerate(entries) if position not in left_out]
+        self._state.stored(topic, fresh, len(duplicates))
 
     def _commit(self, batch: Batch) -> bool:
         started = self._monotonic()
@@ -290,14 +319,17 @@ class Pump:
             self._consumer.pause(self._consumer.assignment())
             early = self._read(self._batch_size, min(0.5, seconds))
             if self._moved:
-                batch = batch.without(self._moved)
+                # Not what was read in the same call: that belongs to the new assignment already.
                 self._early = [m for m in self._early if (m.topic(), m.partition()) not in self._moved]
+                if self._ahead is not None:
+                    self._ahead.moved |= self._moved
+                batch.moved |= self._moved
                 self._moved.clear()
             self._early += early
             self._state.alive()
             if self._monotonic() >= until:
                 break
-        return batch
+        return batch.without_moved()
 
     def _next_wait(self) -> float:
         self._wait_seconds = min(LONGEST_WAIT_SECONDS, self._wait_seconds * 2 or 0.25)
