@@ -39,7 +39,7 @@ def deployment(client: docker.DockerClient) -> Iterator[str]:
     """A deployment of this test's own; whatever it leaves behind is removed, however the test ended."""
     name = f"it-{random.randrange(16**8):08x}"  # noqa: S311 (no secret)
     yield name
-    label = {"label": f"gpuops.fleet.deployment={name}"}
+    label: dict[str, str | list[str] | bool] = {"label": f"gpuops.fleet.deployment={name}"}
     for container in client.containers.list(all=True, filters=label):
         container.remove(v=True, force=True)
     for network in client.networks.list(filters=label):
@@ -83,7 +83,7 @@ def instances(client: docker.DockerClient, deployment: str) -> list[Any]:
 
 def inside(client: docker.DockerClient, deployment: str, name: str, command: str) -> str:
     code, out = client.containers.get(f"gpufleet-{deployment}--{name}").exec_run(["sh", "-c", command])
-    return str(out.decode()).strip() if code == 0 else f"exit {code}"
+    return bytes(out).decode().strip() if code == 0 else f"exit {code}"
 
 
 def registry_address(client: docker.DockerClient, deployment: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
@@ -23,6 +23,9 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capa
 
 class Killed(BaseException):
     """The controller died: nothing of ours may catch this."""
+
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -58,7 +61,7 @@ class FakeProvider:
         self.at_boundary: Callable[[str, str], None] = lambda call, when: None
         self.refuse: dict[str, ProviderError] = {}  # by call, or "create OFFER"
 
-    def _do(self, call: str, effect: Callable[[], Any], detail: str = "") -> Any:
+    def _do(self, call: str, effect: Callable[[], Result], detail: str = "") -> Result:
         self.at_boundary(call, "before")
         self.cloud.calls.append(call)
         for key in (call, f"{call} {detail}"):

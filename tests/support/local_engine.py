@@ -74,6 +74,8 @@ def run_module(module: str, home: Path, **arguments: Any) -> dict[str, Any]:
 
 def left_behind(client: docker.DockerClient, deployment_id: str) -> list[str]:
     """Names of all containers and networks of a deployment."""
-    label = {"label": f"gpuops.fleet.deployment={deployment_id}"}
-    containers = [container.name for container in client.containers.list(all=True, filters=label, ignore_removed=True)]
-    return containers + [network.name for network in client.networks.list(filters=label)]
+    label: dict[str, str | list[str] | bool] = {"label": f"gpuops.fleet.deployment={deployment_id}"}
+    containers = [
+        str(container.name) for container in client.containers.list(all=True, filters=label, ignore_removed=True)
+    ]
+    return containers + [str(network.name) for network in client.networks.list(filters=label)]

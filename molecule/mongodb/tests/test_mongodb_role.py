@@ -121,6 +121,14 @@ def test_state_is_mended_on_data_that_exists(host: Host) -> None:
     assert as_application(host, "db_.gpus.findOne({name: 'RTX 3090'}).note") == "mine"
 
 
+def test_what_was_written_survives_a_stop(host: Host) -> None:
+    as_application(host, "db_.kept.insertOne({_id: 'stop'})")
+    host.check_output("systemctl restart mongodb")
+    wait_healthy(host)
+    assert as_application(host, "db_.kept.countDocuments({_id: 'stop'})") == 1
+    as_application(host, "db_.kept.drop()")
+
+
 def test_what_was_written_survives_kill_9(host: Host) -> None:
     for number in range(KILLS):
         as_application(host, f"db_.kept.insertOne({{_id: {number}}})")
@@ -142,6 +150,8 @@ def test_a_database_that_was_left_half_created_does_not_stop_the_next_start(host
     host.check_output(f"install -o 999 -g 999 /dev/null {volume}/half.sqlite")
     host.check_output("systemctl start mongodb")
     wait_healthy(host)
+    assert host.file(f"{volume}/half.sqlite.half-created").exists, "nothing is ever deleted"
+    host.check_output(f"rm {volume}/half.sqlite.half-created")
     assert apply_state(host)["changes"] == []
 
 

@@ -86,6 +86,13 @@ def test_file_is_rendered(host: Host) -> None:
     assert "name = tiny" in host.check_output(f"docker exec {CONTAINER} cat /etc/settings.ini")
 
 
+def test_journal_shows_what_the_container_says(host: Host) -> None:
+    """Compose 2.26 puts a terminal's control bytes before each line, which the journal would show as blob data."""
+    log = host.check_output("journalctl --unit tiny --no-pager")
+    assert "blob data" not in log
+    assert "GET / HTTP" in log
+
+
 # Secrets ------------------------------------------------------------------------------------------------------
 
 

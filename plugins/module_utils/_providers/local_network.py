@@ -178,7 +178,8 @@ class DeploymentNetwork:
             self._create_resolver()
             self._wait_for_resolver()
         # All records again, as a resolver that was removed in between knows none.
-        records = {f"{RECORDS_DIRECTORY}/registry": f"{self._registry_address()} registry.{self._deployment_id}.internal\n"}
+        registry = f"{self._registry_address()} registry.{self._deployment_id}.internal\n"
+        records = {f"{RECORDS_DIRECTORY}/registry": registry}
         for container in self._containers():
             name = container["Labels"].get(dock.LABEL_NAME, "")
             for address in addresses(container):

@@ -5,6 +5,7 @@
 """What systemd and the role `service` ask about a Compose project on its host.
 
   prepare DIRECTORY   before each start: remove our failed leftovers, note what is started
+  up DIRECTORY        run the project in the foreground, with a log that the journal can show
   status DIRECTORY    one line of JSON: is what runs what is configured, and is it healthy?
   wait DIRECTORY      wait until every container is healthy; on failure say why, with the last lines of the log
   secret PATH         create a secret once, here on the host, and keep its owner and mode right
@@ -18,7 +19,9 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import secrets
+import signal
 import stat
 import string
 import subprocess
@@ -31,6 +34,9 @@ SECRET_ALPHABET = string.ascii_letters + string.digits
 RUNTIME_DIRECTORY = "/run/gpuops-fleet"
 UNIT_DIRECTORY = "/etc/systemd/system"
 LOG_LINES = 50
+# Compose clears the line before each message even without a terminal (2.26), and programs like to use colours. The
+# journal shows a line with such bytes as "[24B blob data]" only.
+CONTROL_SEQUENCES = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|\r(?=\n)")
 
 Runner = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 
@@ -77,13 +83,16 @@ class Service:
             raise ServiceError(f"`docker {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
-    def compose(self, *arguments: str) -> str:
+    def _compose_arguments(self, *arguments: str) -> list[str]:
         where = self.directory
-        return self.docker(
-            *("compose", "--project-name", self.name, "--project-directory", where),
+        return [
+            *("compose", "--ansi", "never", "--project-name", self.name, "--project-directory", where),
             *("--file", f"{where}/compose.yaml", "--env-file", f"{where}/.env", "--env-file", f"{where}/address.env"),
             *arguments,
-        )
+        ]
+
+    def compose(self, *arguments: str) -> str:
+        return self.docker(*self._compose_arguments(*arguments))
 
     # What is configured, and what was started ----------------------------------------------------------------
 
@@ -150,6 +159,19 @@ class Service:
             print(f"Removed the leftover container {name}.")
         with open(self.started_path, "w", encoding="ascii") as target:
             target.write(self.digest() + "\n")
+
+    def up(self, stop_timeout_seconds: int) -> int:
+        """Run the project until one of its containers ends; systemd then starts it again."""
+        options = ["--no-build", "--pull", "never", "--no-color", "--remove-orphans", "--abort-on-container-exit"]
+        command = ["docker", *self._compose_arguments("up", *options, "--timeout", str(stop_timeout_seconds))]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _frame: process.send_signal(received))
+        if process.stdout is not None:
+            for line in process.stdout:
+                sys.stdout.buffer.write(CONTROL_SEQUENCES.sub(b"", line))
+                sys.stdout.buffer.flush()
+        return process.wait()
 
     # While it runs --------------------------------------------------------------------------------------------
 
@@ -255,9 +277,11 @@ def ensure_secret(path: str, uid: int, gid: int, length: int) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Ask about, or prepare, a Compose project that systemd runs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("prepare", "status", "wait"):
+    for name in ("prepare", "up", "status", "wait"):
         command = commands.add_parser(name)
         command.add_argument("directory")
+        if name == "up":
+            command.add_argument("--stop-timeout", type=int, required=True, metavar="SECONDS")
         if name == "wait":
             command.add_argument("--timeout", type=float, required=True, metavar="SECONDS")
     secret = commands.add_parser("secret")
@@ -271,6 +295,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps({"changed": ensure_secret(options.path, options.uid, options.gid, options.length)}))
         elif options.command == "prepare":
             Service(options.directory).prepare()
+        elif options.command == "up":
+            return Service(options.directory).up(options.stop_timeout)
         elif options.command == "status":
             print(json.dumps(Service(options.directory).status()))
         else:

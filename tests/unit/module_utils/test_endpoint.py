@@ -89,6 +89,7 @@ def test_what_is_wrong_is_named() -> None:
         assert failed(url) == ["model"]
     with server(key="another") as url:
         assert failed(url) == ["model"]
+    broken: dict[str, Any]
     for broken in ({"tokens": 0}, {"tokens": -1}, {"tokens": -1, "completion_status": 500}):
         with server(**broken) as url:
             assert failed(url) == ["completion"]

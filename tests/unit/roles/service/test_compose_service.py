@@ -187,6 +187,31 @@ def test_wait_ends_with_the_reason_and_the_log(service: Any, docker: Docker) -> 
     assert "the last line" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "clean"),
+    [
+        (b"\x1b[2Ktiny-1  | ready\r\n", b"tiny-1  | ready\n"),
+        (b"\x1b[1;32mINFO\x1b[0m \xc3\xa4\n", b"INFO \xc3\xa4\n"),
+        (b"[24] plain \\x1b[0m\n", b"[24] plain \\x1b[0m\n"),
+    ],
+)
+def test_log_is_freed_of_control_sequences(line: bytes, clean: bytes) -> None:
+    assert compose_service.CONTROL_SEQUENCES.sub(b"", line) == clean
+
+
+def test_up_passes_the_output_on_and_ends_like_compose(
+    service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
+) -> None:
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\nprintf '\\033[2Ktiny-1 | %s\\n' \"$*\"; exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert service.up(30) == 3
+    output = capfdbinary.readouterr().out
+    assert output.startswith(b"tiny-1 | compose --ansi never --project-name kafka")
+    assert output.endswith(b"--abort-on-container-exit --timeout 30\n")
+
+
 def test_secret_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "key"
     assert compose_service.ensure_secret(str(path), *OWN, 40) is True

@@ -35,7 +35,10 @@ def test_probe_that_fails_shows_its_last_error_shortened() -> None:
 
 
 def test_probe_that_could_not_start_is_not_ok_and_one_that_was_skipped_is_no_check() -> None:
-    results = [{"item": PROBE, "msg": "No such file or directory"}, {"item": PROBE, "skipped": True}]
+    results: list[dict[str, Any]] = [
+        {"item": PROBE, "msg": "No such file or directory"},
+        {"item": PROBE, "skipped": True},
+    ]
     assert [check["detail"] for check in probe_checks(results)] == ["No such file or directory"]
 
 
