@@ -83,7 +83,7 @@ def instances(client: docker.DockerClient, deployment: str) -> list[Any]:
 
 def inside(client: docker.DockerClient, deployment: str, name: str, command: str) -> str:
     code, out = client.containers.get(f"gpufleet-{deployment}--{name}").exec_run(["sh", "-c", command])
-    return bytes(out).decode().strip() if code == 0 else f"exit {code}"
+    return b"".join([out] if isinstance(out, bytes) else out).decode().strip() if code == 0 else f"exit {code}"
 
 
 def registry_address(client: docker.DockerClient, deployment: str) -> str:

@@ -101,14 +101,14 @@ def test_good_and_bad_events_balance_also_when_the_processor_is_killed(host: Any
     kinds = "not-json,missing-field,wrong-type,rubbish"
     load = f"python -m gpuops_telemetry.load --count 2000 --bad-share 0.02 --bad-kinds {kinds} --duplicate-share 0.02"
     producer = container(host, "producer")["Id"]
-    host.check_output(f"docker exec {producer} {load} > /root/ledger.jsonl")
+    host.check_output(f"docker exec {producer} {load} > /var/tmp/ledger.jsonl")
     host.check_output("docker kill --signal KILL " + container(host, "processor")["Id"])
     wait_for(
         lambda: bool(host.run("docker ps -q --filter label=com.docker.compose.project=processor").stdout), "restart"
     )
     processor = container(host, "processor")["Id"]
     verdict = host.run(
-        f"docker exec --interactive {processor} python -m gpuops_telemetry.ledger --wait 120 < /root/ledger.jsonl"
+        f"docker exec --interactive {processor} python -m gpuops_telemetry.ledger --wait 120 < /var/tmp/ledger.jsonl"
     )
     assert verdict.rc == 0, verdict.stdout + verdict.stderr
     assert json.loads(verdict.stdout)["dead_letters"] > 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.check_lines import check_lines

@@ -89,9 +89,8 @@ def test_what_is_wrong_is_named() -> None:
         assert failed(url) == ["model"]
     with server(key="another") as url:
         assert failed(url) == ["model"]
-    broken: dict[str, Any]
-    for broken in ({"tokens": 0}, {"tokens": -1}, {"tokens": -1, "completion_status": 500}):
-        with server(**broken) as url:
+    for tokens, status in ((0, 200), (-1, 200), (-1, 500)):
+        with server(tokens=tokens, completion_status=status) as url:
             assert failed(url) == ["completion"]
 
 
