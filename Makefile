@@ -59,7 +59,8 @@ test: ## every test
 
 bench: ## ratios against references, into build/bench.json
 	@scripts/setup dev
-	python -m tests.benchmarks
+	@$(LOCAL_PROVIDER)
+	PYTHONPATH=tests:roles/processor/files/telemetry python -m benchmarks --base-image gpufleet/base:trixie
 
 soak: ## the long forms of the tests
 	@TEST_SCALE=10 scripts/test

@@ -40,7 +40,7 @@ _value:
   elements: str
 """
 
-_SECRET_NAME = re.compile(r"pass|secret|token|credential|(^|_)key($|_)|apikey|auth", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"passw|secret|credential|apikey|(^|_)(pass|token|key|auth)($|_)", re.IGNORECASE)
 _FILE_NAME = re.compile(r"_(FILE|PATH|DIRECTORY)$", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]*):[^@/\s]+@")
 

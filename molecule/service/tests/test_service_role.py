@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import Any
@@ -88,7 +89,7 @@ def test_file_is_rendered(host: Host) -> None:
 
 def test_journal_shows_what_the_container_says(host: Host) -> None:
     """Compose 2.26 puts a terminal's control bytes before each line, which the journal would show as blob data."""
-    log = host.check_output("journalctl --unit tiny --no-pager")
+    log = host.check_output("journalctl --no-pager _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID tiny)")
     assert "blob data" not in log
     assert "GET / HTTP" in log
 
@@ -129,13 +130,17 @@ def test_secrets_are_nowhere_else(host: Host) -> None:
 # What it survives ---------------------------------------------------------------------------------------------
 
 
+def replaced(host: Host, identity: str) -> bool:
+    return bool(container(host)["Id"] != identity)
+
+
 def test_kill_again_and_again(host: Host) -> None:
     """Docker's own on-failure:5 gives up at the sixth time."""
     for _number in range(KILLS):
         wait_healthy(host)
-        identity = container(host)["Id"]
+        question = functools.partial(replaced, host, container(host)["Id"])
         host.check_output(f"kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {CONTAINER})")
-        molecule_hosts.wait_until(lambda gone=identity: container(host)["Id"] != gone, 40, "A new container")
+        molecule_hosts.wait_until(question, 40, "A new container")
     wait_healthy(host)
 
 
