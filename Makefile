@@ -46,7 +46,7 @@ lint:
 	ansible-lint --offline --profile production
 	antsibull-changelog lint
 	scripts/in-collection-tree antsibull-docs lint-collection-docs --plugin-docs --disallow-unknown-collection-refs .
-	shellcheck scripts/* .ci/run roles/local_provider/files/*-*
+	shellcheck $$(git grep -lE '^\#!.*\b(ba)?sh$$' -- scripts .ci 'roles/*/files')
 
 sanity:
 	scripts/sanity
