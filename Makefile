@@ -66,7 +66,7 @@ soak: ## the long forms of the tests
 	@TEST_SCALE=10 scripts/test
 
 pin-images: ## print every image of the roles with its digest, where a registry answers
-	@scripts/pin-images
+	python scripts/pin_images.py
 
 lock: ## refresh the lock files from requirements/*.in
 	scripts/lock

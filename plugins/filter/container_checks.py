@@ -123,7 +123,7 @@ def container_checks(
         ),
         _check(
             "runs as the declared user, not as root",
-            user == str(wish.get("user") or "") and user.split(":")[0] not in ("", "0", "root"),
+            user == str(wish.get("user") or "") and user.partition(":")[0] not in ("", "0", "root"),
             f"user {user or 'root'}, declared {wish.get('user') or 'none'}",
             redeploy,
         ),

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _marker, _preflight, _provider
 
@@ -26,7 +26,7 @@ ANSIBLE_KEYS = (
 OUR_KEYS = ("plugin", "deployment_id", "instances", "defaults", "provider_settings", "report_directory")
 
 # A path inside the file: ("instances", 2, "ports").
-Where = tuple[str | int, ...]
+Where: TypeAlias = "tuple[str | int, ...]"
 
 _INSTANCE_OPTION = "an option of an instance"
 _ALREADY_GROUPS = frozenset(("all", "ungrouped", "localhost"))
@@ -415,7 +415,9 @@ def _to_number(value: Any) -> Any:
             value = float(value)
         except ValueError:
             return _MISSING
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and abs(value) < 1e18
+    good = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18  # not for NaN either
+    )
     return float(value) if good else _MISSING
 
 

@@ -93,7 +93,7 @@ def test_broker_listens_on_the_hosts_address_only(host: Host) -> None:
 
 def test_comes_back_from_kill_9(host: Host) -> None:
     before = topics(host)
-    for _ in range(KILLS):
+    for _kill in range(KILLS):
         pid = host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}")
         host.check_output(f"kill -9 {pid}")
         molecule_hosts.wait_until(

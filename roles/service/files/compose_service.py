@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -247,7 +246,7 @@ def ensure_secret(path: str, uid: int, gid: int, length: int) -> bool:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
         try:
             with os.fdopen(descriptor, "w", encoding="ascii") as target:
-                target.write("".join(secrets.choice(SECRET_ALPHABET) for _ in range(length)))
+                target.write("".join(secrets.choice(SECRET_ALPHABET) for position in range(length)))
                 target.flush()
                 os.fchown(descriptor, uid, gid)
                 os.fsync(descriptor)

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Prints the memory in MiB that this host may use: what the kernel has, or what its control group is limited to.
 set -eu
 total=$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)

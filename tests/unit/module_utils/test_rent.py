@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def boundaries(unique_names: bool, wish: Wish, prepare: bool) -> Iterator[tuple[
     return iter(crossed)
 
 
+def killing_at(deadly: int) -> Callable[[str, str], None]:
+    """Lets so many boundaries pass and kills the controller at the next one."""
+    left = itertools.count(deadly, -1)
+
+    def die(call: str, when: str) -> None:
+        if next(left) <= 0:
+            raise Killed
+
+    return die
+
+
 @BOTH_KINDS
 @pytest.mark.parametrize("wish", [WISH, replace(WISH, state="absent"), replace(WISH, state="stopped")])
 def test_killed_at_any_boundary_a_rerun_ends_as_if_nothing_happened(unique_names: bool, wish: Wish) -> None:
@@ -96,14 +108,7 @@ def test_killed_at_any_boundary_a_rerun_ends_as_if_nothing_happened(unique_names
         provider = FakeProvider(cloud, unique_names=unique_names)
         if prepare:
             run(provider)
-        left = [deadly]
-
-        def die(call: str, when: str, left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-
-        provider.at_boundary = die
+        provider.at_boundary = killing_at(deadly)
         with pytest.raises(Killed):
             run(provider, wish)
         other = FakeProvider(cloud, unique_names=unique_names)  # another controller, which knows nothing

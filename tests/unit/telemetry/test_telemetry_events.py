@@ -76,7 +76,7 @@ def test_what_is_published_is_what_is_read(topic: str) -> None:
         (GPU_METRICS_TOPIC, {"utilization": 0}),
         (GPU_METRICS_TOPIC, {"utilization": 1}),
         (TOKEN_USAGE_TOPIC, {"prompt_tokens": 0, "completion_tokens": 0}),
-        (TOKEN_USAGE_TOPIC, {"model": "Modell „groß“"}),
+        (TOKEN_USAGE_TOPIC, {"model": "Modell \u201egro\u00df\u201c"}),
     ],
 )
 def test_edges_that_are_allowed(topic: str, change: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Runs a broker once, while the image is built, and keeps its loaded classes (Java's class data sharing), as the
 # upstream image does in the same place: starting takes a third less processor time then (measured: 3.7 s
 # instead of 5.5 s).

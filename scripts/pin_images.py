@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Resolve the full tag of every image that the roles use to its digest, where a registry answers.
 
 Prints lines for group_vars. Exit status 1 when a registry couldn't be asked; nothing is guessed.
