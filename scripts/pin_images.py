@@ -26,8 +26,8 @@ TIMEOUT_SECONDS = 20
 
 def split(image: str) -> tuple[str, str, str]:
     """(registry's base URL, repository, tag) of an image's name, by Docker's rules."""
-    name, _, tag = image.rpartition(":")
-    first, _, rest = name.partition("/")
+    name, tag = image.rsplit(":", 1)
+    first, rest = (*name.split("/", 1), "")[:2]
     if rest and ("." in first or ":" in first or first == "localhost"):
         scheme = "http" if first.split(":")[0] in ("localhost", "127.0.0.1") else "https"
         return f"{scheme}://{first}", rest, tag

@@ -46,7 +46,8 @@ def container_body(client: APIClient, isolation: str, request: Request, network:
         "network_mode": network,
         "restart_policy": {"Name": "unless-stopped"},  # a reboot inside ends the container; the engine starts it again
         "tmpfs": {"/run": "", "/run/lock": "", "/tmp": "exec"},  # noqa: S108 (inside the host, not here)
-        "security_opt": ["seccomp=unconfined", "apparmor=unconfined"],
+        # An engine may forbid new privileges by default; a host is a whole machine and needs sudo and login.
+        "security_opt": ["seccomp=unconfined", "apparmor=unconfined", "no-new-privileges=false"],
         "privileged": privileged,
     }
     if request.offer.memory_mib:
