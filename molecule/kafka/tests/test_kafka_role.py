@@ -73,7 +73,8 @@ def test_container_is_hardened_as_declared(host: Host) -> None:
 
 
 def test_peers_are_sent_to_the_peer_name(host: Host) -> None:
-    name = host.ansible.get_variables()["fleet_peer_name"]
+    variables = host.ansible.get_variables()  # as they stand in the inventory: templates are not resolved
+    name = f"{variables['inventory_hostname']}.{variables['fleet_deployment_id']}.internal"
     answer = host.check_output(
         f"docker exec --env KAFKA_HEAP_OPTS=-Xmx128m {CONTAINER} "
         f"/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server {name}:9092"
