@@ -40,10 +40,10 @@ def test_limit_of_open_files_is_one_that_the_host_may_use(host: Host) -> None:
 def test_a_container_can_be_built_and_run(host: Host) -> None:
     """FROM scratch with a program of the host: no registry is needed for this proof."""
     host.check_output(
-        "mkdir -p /root/try && cp /usr/bin/true /root/try/"
-        " && cp -L --parents $(ldd /usr/bin/true | grep -o '/[^ ]*') /root/try/"
-        " && printf 'FROM scratch\\nCOPY . /\\nCMD [\"/true\"]\\n' > /root/try/Dockerfile"
-        " && docker build --quiet --tag try /root/try && docker run --rm try"
+        "mkdir -p /var/tmp/try && cp /usr/bin/true /var/tmp/try/"
+        " && cp -L --parents $(ldd /usr/bin/true | grep -o '/[^ ]*') /var/tmp/try/"
+        " && printf 'FROM scratch\\nCOPY . /\\nCMD [\"/true\"]\\n' > /var/tmp/try/Dockerfile"
+        " && docker build --quiet --tag try /var/tmp/try && docker run --rm try"
     )
 
 

@@ -122,7 +122,7 @@ def test_formatting_that_was_cut_off_begins_again(host: Host) -> None:
 
 
 def test_data_of_another_cluster_is_refused_with_a_sentence(host: Host) -> None:
-    host.check_output(f"cp {DATA}/log/meta.properties /root/meta.properties")
+    host.check_output(f"cp {DATA}/log/meta.properties /var/tmp/meta.properties")
     host.check_output("systemctl stop kafka")
     host.check_output(f"sed -i s/^cluster.id=.*/cluster.id=AnotherClustersIdXXXXX/ {DATA}/log/meta.properties")
     host.check_output("systemctl start kafka")
@@ -131,7 +131,7 @@ def test_data_of_another_cluster_is_refused_with_a_sentence(host: Host) -> None:
         60,
         "The refusal in the log",
     )
-    host.check_output(f"cp /root/meta.properties {DATA}/log/meta.properties")
+    host.check_output(f"cp /var/tmp/meta.properties {DATA}/log/meta.properties")
     host.check_output("systemctl restart kafka")
     wait_healthy(host)
 
