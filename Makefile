@@ -33,9 +33,10 @@ exec: ## a command inside a service's container: make exec HOST=kafka-1 SERVICE=
 
 check: ## lint, sanity and unit tests
 	@scripts/setup dev
-	@scripts/timed lint $(MAKE) --no-print-directory lint
-	@scripts/timed sanity $(MAKE) --no-print-directory sanity
-	@scripts/timed unit $(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target --keep-going timed-lint timed-sanity timed-unit
+
+timed-%:
+	@scripts/timed $* $(MAKE) --no-print-directory --jobs=1 $*
 
 lint:
 	ruff check .
@@ -57,10 +58,11 @@ unit:
 test: ## every test
 	@scripts/test
 
-bench: ## ratios against references, into build/bench.json
+bench: ## ratios against references, into build/bench.json (BENCH=--from-nothing times the first demo, too)
 	@scripts/setup dev
 	@$(LOCAL_PROVIDER)
-	PYTHONPATH=tests:roles/processor/files/telemetry python -m benchmarks --base-image gpufleet/base:trixie
+	PYTHONPATH=tests:tests/e2e:roles/processor/files/telemetry:$(PYTHONPATH) python -m benchmarks \
+		--base-image gpufleet/base:trixie $(BENCH)
 
 soak: ## the long forms of the tests
 	@TEST_SCALE=10 scripts/test

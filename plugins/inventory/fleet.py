@@ -240,6 +240,8 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _inventory, _journal, _listing
+from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError, shown_path
+from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_yaml import read_file
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]
@@ -257,20 +259,18 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         """Fill the inventory, or raise with one sentence for each mistake in the file; then nothing was added."""
         super().parse(inventory, loader, path, cache)
         try:
-            fleet = _fleet_file.parse(_fleet_file.read_file(path), path, lambda: self._read_config_data(path))
-        except _fleet_file.FleetFileError as error:
+            fleet = _fleet_file.parse(read_file(path), path, lambda: self._read_config_data(path))
+        except FleetFileError as error:
             # Ansible wraps an exception in lines of its own, and tries other plugins: say it first, and plainly.
             for sentence in str(error).splitlines():
                 self.display.error(sentence, wrap_text=False)
-            raise AnsibleParserError(
-                f"{_fleet_file.shown_path(path)} can't be used; what to change is listed above."
-            ) from None
+            raise AnsibleParserError(f"{shown_path(path)} can't be used; what to change is listed above.") from None
         self._refuse_second_deployment(fleet)
         wanted_elsewhere = self._members(_inventory.WANTED_GROUP)
         twice = sorted(wanted_elsewhere.intersection(settings["name"] for settings in fleet.instances))
         if twice:
             raise AnsibleParserError(
-                f"{_fleet_file.shown_path(path)}: {', '.join(twice)} is also an instance of another fleet file of this "
+                f"{shown_path(path)}: {', '.join(twice)} is also an instance of another fleet file of this "
                 "run; remove it from one of them."
             )
         listings = _listing.list_all(fleet.providers, fleet.provider_settings)
@@ -313,7 +313,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         other = self.inventory.groups["all"].vars.get("fleet_deployment_id", fleet.deployment_id)
         if other != fleet.deployment_id:
             raise AnsibleParserError(
-                f"{_fleet_file.shown_path(fleet.path)}: deployment '{fleet.deployment_id}' can't be in one run with "
+                f"{shown_path(fleet.path)}: deployment '{fleet.deployment_id}' can't be in one run with "
                 f"deployment '{other}', because peers and settings would be mixed up. Run them one after the other."
             )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_file import Fleet
+from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_values import opened_later
 from ansible_collections.gpuops.fleet.plugins.module_utils._listing import Listing
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Runtime, Status
 
@@ -154,7 +155,7 @@ def _set_wanted(host: HostEntry, fleet: Fleet, settings: Mapping[str, Any]) -> N
 
 
 def _key_file(path: Any, fleet: Fleet) -> Any:
-    return path if _fleet_file.opened_later(path) else _fleet_file.resolve_path(path, fleet.path)
+    return path if opened_later(path) else _fleet_file.resolve_path(path, fleet.path)
 
 
 def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warnings: list[str]) -> None:

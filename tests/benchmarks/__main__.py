@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """python -m benchmarks [--only NAME]: runs the benchmarks, prints a table, writes build/bench.json.
 
-Needs tests/ and roles/processor/files/telemetry/ on PYTHONPATH, and a Docker engine.
+Needs tests/, tests/e2e/ and roles/processor/files/telemetry/ on PYTHONPATH, and a Docker engine.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import processor, results
+from benchmarks import fleet, processor, results
 
 # A benchmark is a module with add_arguments(parser) and run(chosen) -> list of rows.
-BENCHMARKS = {"processor": processor}
+BENCHMARKS = {"processor": processor, "fleet": fleet}
 
 
 def main() -> int:

@@ -9,7 +9,15 @@ import pytest
 from demo import FLEET_FILE, SERVICES, Fleet, Run
 
 # What only looks comes before what changes something, and what breaks things comes last.
-ORDER = ["test_services", "test_pipeline", "test_idempotence", "test_secrets", "test_bad_input", "test_survival"]
+ORDER = [
+    "test_services",
+    "test_tools",
+    "test_pipeline",
+    "test_idempotence",
+    "test_secrets",
+    "test_bad_input",
+    "test_survival",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

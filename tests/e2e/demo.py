@@ -90,9 +90,11 @@ class Fleet:
 
     file: pathlib.Path
     environment: dict[str, str] = field(default_factory=dict)
+    _inventory: dict[str, Any] | None = None
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Begin one of Ansible's commands on this fleet, in a process group of its own."""
+        self._inventory = None  # whatever runs now may change where the machines are
         return subprocess.Popen(
             [str(BIN / arguments[0]), "-i", str(self.file), *arguments[1:]],
             cwd=ROOT,
@@ -109,12 +111,14 @@ class Fleet:
         return Run(started.returncode, output)
 
     def inventory(self) -> dict[str, Any]:
-        """What the inventory plugin says now (addresses change)."""
-        started = self.start("ansible-inventory", "--list")
-        output, _none = started.communicate(timeout=120)
-        assert started.returncode == 0, output
-        inventory: dict[str, Any] = json.loads(output[output.index("{\n") :])
-        return inventory
+        """What the inventory plugin says; asked again after each run of a playbook."""
+        if self._inventory is None:
+            started = self.start("ansible-inventory", "--list")
+            output, _none = started.communicate(timeout=120)
+            assert started.returncode == 0, output
+            found: dict[str, Any] = json.loads(output[output.index("{\n") :])
+            self._inventory = found
+        return self._inventory
 
     def variables(self, name: str) -> dict[str, Any]:
         variables: dict[str, Any] = self.inventory()["_meta"]["hostvars"][name]
@@ -184,7 +188,8 @@ class Service:
         return found
 
     def inspect(self) -> dict[str, Any]:
-        inspected: dict[str, Any] = json.loads(self.machine.run(f"docker inspect {self.container()}"))[0]
+        find = f"docker compose --project-name {self.name} ps --quiet {self.name}"
+        inspected: dict[str, Any] = json.loads(self.machine.run(f"docker inspect $({find})"))[0]
         return inspected
 
     def healthy(self) -> bool:

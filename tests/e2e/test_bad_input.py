@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from demo import LOAD, Fleet, balance, http, things_of
+from demo import LOAD, Fleet, Run, balance, http, things_of
 
 INSTANCE = "  - {name: one-1, roles: [kafka], providers: [local]}\n"
 GOOD = f"plugin: gpuops.fleet.fleet\ndeployment_id: e2e-bad\ninstances:\n{INSTANCE}"
@@ -35,39 +37,59 @@ BAD_FLEETS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def refused_fleets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """What provision.yml said to each of them."""
+    work = tmp_path_factory.mktemp("bad-fleets")
+
+    def provision(number: int, text: str) -> Run:
+        file = work / str(number) / "fleet.yml"
+        file.parent.mkdir()
+        file.write_text(text)
+        return Fleet(file).playbook("provision")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        texts = [text for text, _words in BAD_FLEETS.values()]
+        return dict(zip(BAD_FLEETS, pool.map(provision, range(len(texts)), texts), strict=True))
+
+
 @pytest.mark.parametrize("what", BAD_FLEETS)
-def test_bad_fleet_file_is_refused_before_anything_is_rented(what: str, tmp_path: pathlib.Path) -> None:
-    text, words = BAD_FLEETS[what]
-    file = tmp_path / "fleet.yml"
-    file.write_text(text)
-    run = Fleet(file).playbook("provision")
+def test_bad_fleet_file_is_refused_before_anything_is_rented(what: str, refused_fleets: dict[str, Run]) -> None:
+    run = refused_fleets[what]
     assert run.status != 0
-    assert [word for word in words if word not in run.words] == [], run.output
+    assert [word for word in BAD_FLEETS[what][1] if word not in run.words] == [], run.output
     assert "Traceback" not in run.output
     assert things_of("e2e-bad") == ""
 
 
-@pytest.mark.parametrize(
-    ("role", "variables", "words"),
-    [
-        ("kafka", {"kafka_port": 99999}, ("kafka_port", "99999", "65535")),
-        ("kafka", {"kafka_memory_mib": 999999}, ("kafka_memory_mib", "999999")),
-        ("kafka", {"kafka_topics": [{"name": "a/b", "partitions": 1, "retention_hours": 1}]}, ("a/b",)),
-        ("mongodb", {"mongodb_ttl_days": 7}, ("mongodb_ttl_days", "FerretDB")),
-        ("vllm", {"vllm_memory_mib": 9999999}, ("vllm_memory_mib", "memory")),
-        ("vllm", {"vllm_port": 0}, ("vllm_port",)),
-    ],
-)
-def test_bad_variable_is_refused_and_the_service_runs_on(
-    fleet: Fleet, role: str, variables: dict[str, object], words: tuple[str, ...]
-) -> None:
-    service = fleet.service(role)
-    before = service.container()
-    run = fleet.playbook("deploy", "--limit", service.machine.name, "-e", json.dumps(variables))
+# Role → bad variables of its host, and words that its one sentence must have.
+BAD_VARIABLES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "kafka": (
+        {
+            "kafka_port": 99999,
+            "kafka_memory_mib": 999999,
+            "kafka_topics": [{"name": "a/b", "partitions": 1, "retention_hours": 1}],
+        },
+        ("kafka_port", "99999", "65535", "kafka_memory_mib", "999999", "a/b"),
+    ),
+    "mongodb": ({"mongodb_ttl_days": 7}, ("mongodb_ttl_days", "FerretDB")),
+    "vllm": ({"vllm_port": 0}, ("vllm_port is 0",)),
+}
+
+
+def test_bad_variables_are_refused_and_the_services_run_on(fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    """Every host has something to say at the same time; an inventory beside the fleet file gives them the variables."""
+    services = {role: fleet.service(role) for role in BAD_VARIABLES}
+    before = {role: service.container() for role, service in services.items()}
+    hosts = {services[role].machine.name: variables for role, (variables, _words) in BAD_VARIABLES.items()}
+    inventory = tmp_path / "variables.yml"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    run = fleet.playbook("deploy", "-i", str(inventory), "--limit", ",".join(hosts))
     assert run.status != 0
-    assert [word for word in words if word.lower() not in run.words.lower()] == [], run.output
+    words = [word for _variables, words in BAD_VARIABLES.values() for word in words]
+    assert [word for word in words if word not in run.words] == [], run.output
     assert "Traceback" not in run.output
-    assert service.container() == before
+    assert {role: service.container() for role, service in services.items()} == before
 
 
 def test_unknown_option_of_a_module_is_refused(fleet: Fleet) -> None:
@@ -83,9 +105,10 @@ def test_unknown_option_of_a_module_is_refused(fleet: Fleet) -> None:
 def test_a_run_without_a_fleet_file_is_no_success(tmp_path: pathlib.Path) -> None:
     inventory = tmp_path / "hosts.ini"
     inventory.write_text("[all]\none ansible_connection=local\n")
-    for name in ("site", "provision", "deploy", "verify", "report", "destroy", "status", "exec"):
-        run = Fleet(inventory).playbook(name)
-        assert run.status != 0, name
+    names = ["site", "provision", "deploy", "verify", "report", "destroy", "status", "exec"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = pool.map(Fleet(inventory).playbook, names)
+    assert [name for name, run in zip(names, runs, strict=True) if run.status == 0] == []
 
 
 @pytest.mark.parametrize("kind", ["not-json", "missing-field", "wrong-type", "rubbish"])

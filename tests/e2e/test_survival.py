@@ -22,20 +22,15 @@ KILLS = 10 * SCALE
 
 
 @pytest.fixture(autouse=True)
-def _whole_fleet(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Begin with a healthy fleet, and leave one, so that a test that failed does not fail the next one."""
-    if "fleet" not in request.fixturenames:
-        yield
-        return
-    demo: Fleet = request.getfixturevalue("fleet")
-    wait_until_healthy(demo)
-    yield
-    wait_until_healthy(demo)
+def _whole_fleet(request: pytest.FixtureRequest) -> None:
+    """Begin with a healthy fleet, so that a test that failed does not fail the next one."""
+    if "fleet" in request.fixturenames:
+        wait_until_healthy(request.getfixturevalue("fleet"))
 
 
 def events_flow(fleet: Fleet) -> None:
     """Events that are acknowledged now become documents."""
-    ledger = eventually(lambda: fleet.service("producer").inside(*LOAD, "--count", "200"), 60, "acknowledged events")
+    ledger = eventually(lambda: fleet.service("producer").inside(*LOAD, "--count", "200"), 180, "acknowledged events")
     verdict = balance(fleet, ledger)
     assert verdict["ok"], verdict
 
@@ -53,7 +48,8 @@ def reboot(machines: list[Machine]) -> None:
         eventually(functools.partial(_has_rebooted, machine, before[machine.name]), 120, f"reboot of {machine.name}")
 
 
-@pytest.mark.parametrize("role", [role for role in SERVICES if role != "vllm"])
+# Kafka's host is rebooted by the test of the data directory's owner, vllm's with all others.
+@pytest.mark.parametrize("role", ["mongodb", "processor", "producer"])
 def test_reboot_of_one_host(fleet: Fleet, role: str, record_property: Callable[[str, object], None]) -> None:
     began = time.monotonic()
     reboot([fleet.machine(role)])
@@ -69,20 +65,23 @@ def test_reboot_of_all_hosts_at_once(fleet: Fleet) -> None:
     events_flow(fleet)
 
 
-@pytest.mark.parametrize("role", ["kafka", "mongodb"])
-def test_host_comes_back_with_another_address(
-    fleet: Fleet, role: str, record_property: Callable[[str, object], None]
-) -> None:
-    before = fleet.machine(role)
+def test_hosts_come_back_with_other_addresses(fleet: Fleet, record_property: Callable[[str, object], None]) -> None:
+    """Broker and database move at the same time; the processor finds both again without Ansible."""
+    roles = ("kafka", "mongodb")
+    before = {role: fleet.machine(role) for role in roles}
+    names = ",".join(machine.name for machine in before.values())
     for state in ("stopped", "started"):
-        run = fleet.playbook("provision", "--limit", before.name, "-e", f"fleet_instance_state={state}")
+        run = fleet.playbook("provision", "--limit", names, "-e", f"fleet_instance_state={state}")
         assert run.status == 0, run.output[-2000:]
     began = time.monotonic()
-    after = fleet.machine(role)
-    assert after.address != before.address
-    assert after.variables["fleet_host_key"] == before.variables["fleet_host_key"]
-    wait_until_healthy(fleet, role)
-    assert after.address in after.run(f"cat /opt/{role}/address.env")
+    for role in roles:
+        after = fleet.machine(role)
+        assert after.address != before[role].address
+        assert after.variables["fleet_host_key"] == before[role].variables["fleet_host_key"]
+    wait_until_healthy(fleet, *roles)
+    for role in roles:
+        after = fleet.machine(role)
+        assert after.address in after.run(f"cat /opt/{role}/address.env")
     events_flow(fleet)
     record_property("seconds_until_events_flow", round(time.monotonic() - began, 1))
 
@@ -91,7 +90,7 @@ def test_ledger_balances_after_ten_kills_of_each_part(fleet: Fleet) -> None:
     """kill -9 of broker, database and processor, again and again while events flow."""
     victims = [fleet.service(name) for name in ("kafka", "mongodb", "processor")]
     producer = fleet.service("producer")
-    count = 4000 * SCALE
+    count = 3000 * SCALE
     load = producer.command(
         *(*LOAD, "--count", str(count), "--rate", "25", "--bad-share", "0.05", "--delivery-timeout", "600")
     )
@@ -102,7 +101,7 @@ def test_ledger_balances_after_ten_kills_of_each_part(fleet: Fleet) -> None:
             for victim in victims:
                 victim.kill_9()
             for victim in victims:
-                eventually(victim.container, 60, f"the next container of {victim.name}")
+                eventually(victim.container, 180, f"the next container of {victim.name}")
             time.sleep(4)
         ledger, errors = loading.communicate(timeout=900 * SCALE)
     wait_until_healthy(fleet, "kafka", "mongodb", "processor")

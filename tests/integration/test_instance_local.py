@@ -92,7 +92,7 @@ def registry_address(client: docker.DockerClient, deployment: str) -> str:
     return str(found[0].attrs["IPAM"]["Config"][0]["Gateway"])
 
 
-def eventually(check: Callable[[], bool], seconds: float = 30) -> bool:
+def eventually(check: Callable[[], bool], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if check():

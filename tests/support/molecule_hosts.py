@@ -87,4 +87,4 @@ def reboot(host: Host) -> None:
     """Reboot and wait until the host answers again."""
     before = boot_id(host)
     host.run("systemctl reboot")
-    wait_until(lambda: boot_id(host) != before, 60, "The reboot")
+    wait_until(lambda: boot_id(host) != before, 120, "The reboot")

@@ -99,7 +99,7 @@ def test_comes_back_from_kill_9(host: Host) -> None:
         host.check_output(f"kill -9 {pid}")
         molecule_hosts.wait_until(
             lambda old=pid: host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}") != old,
-            60,
+            120,
             "Another process of the broker",
         )
         wait_healthy(host)
@@ -128,7 +128,7 @@ def test_data_of_another_cluster_is_refused_with_a_sentence(host: Host) -> None:
     host.check_output("systemctl start kafka")
     molecule_hosts.wait_until(
         lambda: "belongs to the cluster AnotherClustersIdXXXXX" in host.check_output("journalctl --all -u kafka"),
-        60,
+        120,
         "The refusal in the log",
     )
     host.check_output(f"cp /var/tmp/meta.properties {DATA}/log/meta.properties")

@@ -40,7 +40,7 @@ def as_application(host: Host, expression: str) -> Any:
     return shell(host, f"{login} print(JSON.stringify({expression}))")
 
 
-def wait_healthy(host: Host, timeout_seconds: float = 120) -> None:
+def wait_healthy(host: Host, timeout_seconds: float = 180) -> None:
     def healthy() -> bool:
         state = json.loads(host.check_output(f"docker inspect {CONTAINER}"))[0]["State"]
         return bool(state["Running"] and state["Health"]["Status"] == "healthy")
@@ -136,7 +136,7 @@ def test_what_was_written_survives_kill_9(host: Host) -> None:
         host.check_output(f"kill -9 {pid}")
         molecule_hosts.wait_until(
             lambda old=pid: host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}") != old,
-            60,
+            120,
             "Another process of the database",
         )
         wait_healthy(host)

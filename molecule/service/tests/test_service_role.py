@@ -28,7 +28,7 @@ def healthy(host: Host) -> bool:
     return bool(state["Running"] and state["Health"]["Status"] == "healthy")
 
 
-def wait_healthy(host: Host, timeout_seconds: float = 60) -> None:
+def wait_healthy(host: Host, timeout_seconds: float = 180) -> None:
     try:
         molecule_hosts.wait_until(lambda: healthy(host), timeout_seconds, "A healthy container")
     except AssertionError:
@@ -140,7 +140,7 @@ def test_kill_again_and_again(host: Host) -> None:
         wait_healthy(host)
         question = functools.partial(replaced, host, container(host)["Id"])
         host.check_output(f"kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {CONTAINER})")
-        molecule_hosts.wait_until(question, 40, "A new container")
+        molecule_hosts.wait_until(question, 120, "A new container")
     wait_healthy(host)
 
 
@@ -195,4 +195,4 @@ def test_reboot_with_another_address(host: Host) -> None:
     wait_healthy(host)
     assert host.file("/opt/tiny/address.env").content_string == f"HOST_ADDRESS={address}\n"
     assert container(host)["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostIp"] == address
-    molecule_hosts.wait_until(lambda: answers(host, address), 20, "An answer at the new address")
+    molecule_hosts.wait_until(lambda: answers(host, address), 120, "An answer at the new address")

@@ -34,6 +34,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._providers.local_netw
     DEFAULT_SUBNET_POOL,
     DeploymentNetwork,
     addresses,
+    is_gone,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ HOST_KEY_FILE = "/etc/ssh/ssh_host_ed25519_key.pub"
 
 # Sizes that can be rented: what the host's control group allows it. Nothing is reserved.
 SIZES = {"small": (2, 2048), "medium": (4, 4096), "large": (8, 8192), "xlarge": (16, 16384)}  # CPUs, MiB
+
+_CREATE_ATTEMPTS = 3
 
 _STATUS = {
     "created": Status.PENDING,
@@ -110,17 +113,19 @@ class LocalProvider:
         image = request.image or self._image()
         self._check_image(image)
         network = self._network(request.marker.deployment_id)
-        for attempt in range(3):
-            network.ensure()
-            instance_id = self._create_container(request, image, network)
+        for attempt in range(_CREATE_ATTEMPTS):
+            instance_id = None
             try:
+                network.ensure()
+                instance_id = self._create_container(request, image, network)
                 return self._complete(instance_id, network)
             except Exception as error:
                 # The network went away between our look and the start: the last instance of this deployment was
                 # just deleted elsewhere. What was created never ran, so it can be thrown away and made again.
-                if attempt == 2 or not dock.is_status(error, 404):
+                if attempt == _CREATE_ATTEMPTS - 1 or not is_gone(error):
                     raise
-                self.delete(instance_id)
+                if instance_id:
+                    self.delete(instance_id)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _check_image(self, image: str) -> None:

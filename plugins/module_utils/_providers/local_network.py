@@ -29,6 +29,16 @@ DEFAULT_SUBNET_POOL = "10.231.0.0/16"
 RECORDS_DIRECTORY = "gpufleet-hosts"  # under /etc of the resolver; one file for each name, so nobody shares a file
 REGISTRY_NETWORK = "gpufleet-registry"
 _FIRST_INSTANCE = 10  # .1 is the gateway, .2 the resolver
+_ATTEMPTS = 5
+
+
+class NetworkGone(ProviderUnavailable):
+    """Another controller removed the network or its resolver while we used it, because nothing else did."""
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether this says that network or resolver are there no more: make them again, then repeat what failed."""
+    return isinstance(error, NetworkGone) or dock.is_status(error, 404)
 
 
 class DeploymentNetwork:
@@ -48,7 +58,17 @@ class DeploymentNetwork:
         return str(self.subnet[2])
 
     def ensure(self) -> None:
-        """Make network and resolver unless they are there; harmless when others do the same now."""
+        """Make network and resolver unless they are there; harmless when others make or remove them now."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._ensure()
+                return
+            except Exception as error:
+                if attempt == _ATTEMPTS - 1 or not is_gone(error):
+                    raise
+                _clock.sleep(0.2 * (attempt + 1))
+
+    def _ensure(self) -> None:
         network = self._find() or self._create()
         self.id = network["Id"]
         self.subnet = ipaddress.ip_network(network["IPAM"]["Config"][0]["Subnet"])
@@ -68,7 +88,7 @@ class DeploymentNetwork:
     def publish(self, name: str, address: str | None) -> None:
         """Let the peers resolve that name to this address, or to nothing (None)."""
         text = f"{address} {name}.{self._deployment_id}.internal\n" if address else ""
-        self._client.put_archive(self.name, "/etc", dock.archive({f"{RECORDS_DIRECTORY}/{name}": text}))
+        self._write({f"{RECORDS_DIRECTORY}/{name}": text})
         try:
             self._client.kill(self.name, "SIGHUP")  # re-reads the records, and forgets the old ones
         except Exception as error:
@@ -80,8 +100,28 @@ class DeploymentNetwork:
         try:
             self.publish(name, None)
         except Exception as error:
-            if not dock.is_status(error, 404):
+            if not is_gone(error):
                 raise
+
+    def _write(self, records: dict[str, str]) -> None:
+        try:
+            self._client.put_archive(self.name, "/etc", dock.archive(records))
+        except Exception as error:
+            # The engine answers 500 when it loses the container's files under the archive.
+            if dock.is_status(error, 500) and self._resolver_goes():
+                raise NetworkGone(
+                    f"The name server of deployment {self._deployment_id} was removed while it was written to.",
+                    provider=dock.PROVIDER,
+                    fix="Run again.",
+                ) from error
+            raise
+
+    def _resolver_goes(self) -> bool:
+        try:
+            state = self._client.inspect_container(self.name)["State"]["Status"]
+        except Exception as error:
+            return dock.is_status(error, 404)
+        return state in ("removing", "dead")
 
     def remove_if_empty(self) -> bool:
         """Remove resolver and network when the deployment has no instance left; True when there was something."""
@@ -184,7 +224,7 @@ class DeploymentNetwork:
             name = container["Labels"].get(dock.LABEL_NAME, "")
             for address in addresses(container):
                 records[f"{RECORDS_DIRECTORY}/{name}"] = f"{address} {name}.{self._deployment_id}.internal\n"
-        self._client.put_archive(self.name, "/etc", dock.archive(records))
+        self._write(records)
         self._client.start(self.name)
 
     def _wait_for_resolver(self) -> None:

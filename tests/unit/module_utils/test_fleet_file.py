@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file
+from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError
 
 GOOD = """\
 ---
@@ -29,7 +30,7 @@ provider_settings:
 
 
 def problems(text: str) -> list[str]:
-    with pytest.raises(_fleet_file.FleetFileError) as caught:
+    with pytest.raises(FleetFileError) as caught:
         _fleet_file.parse(text, "fleet.yml")
     return str(caught.value).splitlines()
 
@@ -214,7 +215,7 @@ def test_a_missing_key_is_a_warning_so_that_destroy_still_works(tmp_path: Path) 
 
 
 def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(_fleet_file.FleetFileError, match="can't be read: No such file"):
+    with pytest.raises(FleetFileError, match="can't be read: No such file"):
         _fleet_file.load("/nowhere/fleet.yml")
 
 

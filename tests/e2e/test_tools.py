@@ -1,0 +1,40 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What somebody who looks after a fleet calls by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from demo import BIN, ROOT, SERVICES, Fleet
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_exec_runs_a_command_inside_the_container(fleet: Fleet) -> None:
+    done = make("exec", f"HOST={fleet.machine('processor').name}", "SERVICE=processor", "CMD=id --user")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10001" in done.stdout
+
+
+def test_exec_says_what_it_needs() -> None:
+    done = make("exec", "HOST=nowhere-1", "SERVICE=kafka", "CMD=true")
+    assert done.returncode != 0
+    words = " ".join((done.stdout + done.stderr).split())
+    assert "Say where and what: HOST (running now: kafka-1" in words
+
+
+def test_status_shows_every_host(fleet: Fleet) -> None:
+    run = fleet.playbook("status")
+    assert run.status == 0, run.output[-2000:]
+    assert run.changed == {}
+    lines = run.output.splitlines()
+    for role in SERVICES:
+        name = fleet.machine(role).name
+        assert any(name in line and "running" in line for line in lines), run.output
