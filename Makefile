@@ -36,7 +36,7 @@ check: ## lint, sanity and unit tests
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target --keep-going timed-lint timed-sanity timed-unit
 
 timed-%:
-	@scripts/timed $* $(MAKE) --no-print-directory --jobs=1 $*
+	@scripts/timed $* $(MAKE) --no-print-directory $*
 
 lint:
 	ruff check .
