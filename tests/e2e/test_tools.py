@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import shutil
 import subprocess
 
 from demo import BIN, ROOT, SERVICES, Fleet
@@ -38,3 +40,18 @@ def test_status_shows_every_host(fleet: Fleet) -> None:
     for role in SERVICES:
         name = fleet.machine(role).name
         assert any(name in line and "running" in line for line in lines), run.output
+
+
+def test_clean_refuses_while_hosts_need_their_key(fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    """In a copy of the checkout's folders, because without its refusal the script would remove this one's."""
+    assert fleet.machine("kafka").address
+    key = tmp_path / "build" / "ssh" / "id_ed25519"
+    key.parent.mkdir(parents=True)
+    key.touch()
+    script = tmp_path / "scripts" / "clean"
+    script.parent.mkdir()
+    shutil.copy(ROOT / "scripts" / "clean", script)
+    done = subprocess.run([str(script)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "make destroy" in done.stderr
+    assert key.exists()

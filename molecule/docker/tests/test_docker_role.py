@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 Host = Any
+KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nbm90IGEga2V5\n-----END PGP PUBLIC KEY BLOCK-----\n"
 
 
 def test_engine_and_compose_answer(host: Host) -> None:
@@ -49,3 +56,36 @@ def test_a_container_can_be_built_and_run(host: Host) -> None:
 
 def test_user_is_in_the_group(host: Host) -> None:
     assert "docker" in host.user("www-data").groups
+
+
+@pytest.fixture
+def repository(host: Host) -> Iterator[str]:
+    """Where Docker's repository would be, with nothing in it but its key; the host itself serves it."""
+    host.check_output(f"mkdir -p /srv/repository/debian && printf %s '{KEY}' > /srv/repository/debian/gpg")
+    serve = "python3 -m http.server 8931 --bind 127.0.0.1 --directory /srv/repository"
+    host.check_output(f"systemd-run --unit=repository {serve}")
+    yield "http://127.0.0.1:8931"
+    host.check_output("systemctl stop repository && rm /etc/apt/sources.list.d/docker.sources")
+
+
+def describe_repository() -> None:
+    """Apply that part of the role."""
+    playbook = pathlib.Path(__file__).parents[1] / "files" / "repository.yml"
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook)],
+        env={**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "false", "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_dockers_own_repository_is_described_to_apt(host: Host, repository: str) -> None:
+    describe_repository()
+    text = host.file("/etc/apt/sources.list.d/docker.sources").content_string
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    assert fields["URIs"] == f"{repository}/debian"
+    assert (fields["Types"], fields["Suites"], fields["Components"]) == ("deb", "trixie", "stable")
+    assert host.file(fields["Signed-By"]).content_string == KEY

@@ -140,3 +140,10 @@ def test_without_the_database_it_lives_and_says_what_it_waits_for(host: Any) -> 
         assert get(host, "/health")[0] == 200
     finally:
         host.check_output("systemctl start mongodb")
+
+
+def test_the_image_was_built_from_the_commit_that_was_asked_for(host: Any) -> None:
+    image = container(host, "processor")["Config"]["Image"]
+    assert image.startswith("gpuops/telemetry:git-")
+    wanted = host.check_output("git --git-dir=/srv/code.git rev-parse main")
+    assert host.check_output("git -C /opt/processor/source rev-parse HEAD") == wanted

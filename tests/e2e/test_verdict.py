@@ -1,0 +1,109 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What verify.yml and report.yml say, when all is well and when a service is not."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import pathlib
+import re
+import subprocess
+from typing import Any
+
+import pytest
+from demo import SERVICES, Fleet, Run, wait_until_healthy
+
+
+@pytest.fixture(scope="module")
+def report_directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("reports")
+
+
+def verify(fleet: Fleet, directory: pathlib.Path, tag: str) -> tuple[Run, dict[str, Any]]:
+    run = fleet.playbook("verify", "--tags", tag, GPUFLEET_REPORT_DIRECTORY=str(directory))
+    verdict: dict[str, Any] = json.loads((directory / "verify.json").read_text())
+    return run, verdict
+
+
+def test_a_tag_verifies_one_service(fleet: Fleet, report_directory: pathlib.Path) -> None:
+    run, verdict = verify(fleet, report_directory, "processor")
+    assert run.status == 0, run.output[-3000:]
+    assert run.changed == {}
+    assert verdict["ok"] is True
+    names = [check["name"] for check in verdict["checks"]]
+    assert {name.split(": ")[1] for name in names} == {"can be reached", "processor"}
+    assert all(set(check) == {"name", "ok", "detail", "fix"} for check in verdict["checks"])
+    environment = next(check["detail"] for check in verdict["checks"] if "environment" in check["name"])
+    assert "KAFKA_BOOTSTRAP_SERVERS" in environment
+    assert fleet.service("mongodb").secret("app_password") not in json.dumps(verdict)
+    for peer in ("Kafka", "the database"):
+        assert [name for name in names if f"reaches {peer} from inside" in name], f"{peer} is not asked from inside"
+
+
+def test_a_service_that_is_down_fails_the_verdict_with_its_log(fleet: Fleet, report_directory: pathlib.Path) -> None:
+    machine = fleet.machine("producer")
+    machine.run("systemctl stop producer.service")
+    try:
+        run, verdict = verify(fleet, report_directory, "producer")
+    finally:
+        machine.run("systemctl start producer.service")
+    assert run.status != 0
+    assert verdict["ok"] is False
+    failed = [check for check in verdict["checks"] if not check["ok"]]
+    assert all(check["fix"] for check in failed)
+    log = next(check["detail"] for check in failed if check["name"].endswith("the last 50 lines of its log"))
+    assert 0 < len(log.splitlines()) <= 50
+    assert "checks failed" in run.words
+    wait_until_healthy(fleet, "producer")
+
+
+@pytest.fixture(scope="module")
+def report(fleet: Fleet) -> tuple[dict[str, Any], str]:
+    """report.json, and the text of report.html, of the demo's last site.yml."""
+    directory = pathlib.Path(fleet.machine("vllm").variables["fleet_report_directory"])
+    return json.loads((directory / "report.json").read_text()), (directory / "report.html").read_text()
+
+
+def test_report_for_programs(fleet: Fleet, report: tuple[dict[str, Any], str]) -> None:
+    told = report[0]
+    vllm = fleet.machine("vllm")
+    assert told["endpoint"]["url"] == f"http://{vllm.address}:8000"
+    assert {host["name"] for host in told["hosts"]} == {fleet.machine(role).name for role in SERVICES}
+    assert {one["service"]: one["health"] for one in told["services"]} == dict.fromkeys(SERVICES, "healthy")
+
+
+def test_the_curl_line_works_when_pasted(report: tuple[dict[str, Any], str]) -> None:
+    pasted = report[0]["endpoint"]["curl"]
+    done = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout)["usage"]["completion_tokens"] > 0
+
+
+class _Text(html.parser.HTMLParser):
+    """What a browser would show, and what the page would load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = ""
+        self.loaded: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data + " "
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [
+            value or "" for name, value in attrs if name in ("src", "srcset") or (tag, name) == ("link", "href")
+        ]
+
+
+def test_report_for_people(fleet: Fleet, report: tuple[dict[str, Any], str]) -> None:
+    page = _Text()
+    page.feed(report[1])
+    page.close()
+    for role in SERVICES:
+        machine = fleet.machine(role)
+        for word in (machine.name, machine.address, role):
+            assert word in page.shown
+    assert re.search(r"\bhealthy\b", page.shown)
+    assert page.loaded == [], "the page must be complete without a network"
