@@ -322,10 +322,13 @@ class LocalProvider:
     def _host_key(self, instance_id: str) -> str | None:
         """Read from the host's disk through the engine, so nobody on the network can put another in its place."""
         try:
-            chunks, _stat = self._client.get_archive(instance_id, HOST_KEY_FILE)
+            chunks, _stat = dock.patiently(
+                lambda: self._client.get_archive(instance_id, HOST_KEY_FILE), lambda: self._find(instance_id) is None
+            )
             words = dock.first_file(chunks).split()
         except Exception as error:
-            if dock.is_status(error, 404):  # the first boot has not made it yet, or the host is gone
+            # The first boot has not made it yet, or the host is gone, or goes at this moment.
+            if dock.is_status(error, 404) or (dock.is_status(error, 500) and self._find(instance_id) is None):
                 return None
             raise
         return " ".join(words[:2]) if len(words) >= 2 else None

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import InvalidRequest, ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ LABEL_SIZE = "gpuops.fleet.size"
 LABEL_IMAGE = "gpuops.fleet.image"  # as asked for; the engine shows a digest once the tag moved on
 
 CALL_TIMEOUT_SECONDS = 120
+_ARCHIVE_ATTEMPTS = 6
 
 
 def container_name(deployment_id: str, name: str) -> str:
@@ -110,6 +112,22 @@ def is_unanswered(error: Exception) -> bool:
     import requests.exceptions
 
     return isinstance(error, requests.exceptions.RequestException) and error.response is None
+
+
+def patiently(call: Callable[[], R], hopeless: Callable[[], bool]) -> R:
+    """Read or write a container's files, again where the engine lost sight of them.
+
+    It answers 500 ("no such file or directory") when several archives of one container are on their way at once, and
+    when the container is being removed; hopeless() tells the second case from the first.
+    """
+    for attempt in range(_ARCHIVE_ATTEMPTS):
+        try:
+            return call()
+        except Exception as error:
+            if not is_status(error, 500) or attempt == _ARCHIVE_ATTEMPTS - 1 or hopeless():
+                raise
+            _clock.sleep(0.2 * (attempt + 1))
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def archive(files: Mapping[str, str]) -> bytes:

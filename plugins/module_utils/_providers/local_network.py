@@ -105,9 +105,9 @@ class DeploymentNetwork:
 
     def _write(self, records: dict[str, str]) -> None:
         try:
-            self._client.put_archive(self.name, "/etc", dock.archive(records))
+            data = dock.archive(records)
+            dock.patiently(lambda: self._client.put_archive(self.name, "/etc", data), self._resolver_goes)
         except Exception as error:
-            # The engine answers 500 when it loses the container's files under the archive.
             if dock.is_status(error, 500) and self._resolver_goes():
                 raise NetworkGone(
                     f"The name server of deployment {self._deployment_id} was removed while it was written to.",

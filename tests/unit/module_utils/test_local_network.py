@@ -99,6 +99,13 @@ def test_an_engine_that_is_broken_is_not_taken_for_a_resolver_that_goes() -> Non
         network(FakeEngine("running", TAR_FAILED)).unpublish("a-1")
 
 
+def test_an_engine_that_loses_sight_of_the_files_for_a_moment_is_asked_again() -> None:
+    """It does when several archives of one container are on their way at once."""
+    engine = FakeEngine("running", TAR_FAILED, TAR_FAILED, None)
+    network(engine).publish("a-1", "10.231.7.9")
+    assert engine.written == 1
+
+
 def test_what_vanishes_while_it_is_made_is_made_again() -> None:
     engine = FakeEngine(None, NOT_FOUND, None)
     network(engine).ensure()
