@@ -1,0 +1,218 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""HTTP to providers: one way to send, to wait, to try again, and to say that nobody knows what happened.
+
+What may be repeated is decided here, once: a question (GET) after 429, 5xx and a lost connection; everything else only
+after 429, which says that nothing was done. A lost answer to anything else is Ambiguous: look before trying again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    Ambiguous,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+USER_AGENT = "gpuops-fleet/0.1 (+https://github.com/gpuops/fleet)"  # Cloudflare refuses Python's own with 403
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+ATTEMPTS = 5
+LONGEST_WAIT_SECONDS = 60.0  # what asks for a longer pause is told to the user instead of slept through
+_QUESTIONS = ("GET", "HEAD")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a provider answered. body is its JSON, or None where there was none; text is what was really sent."""
+
+    status: int
+    body: Any = None
+    text: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def request_id(self) -> str | None:
+        return self.headers.get("x-request-id")
+
+
+Refusal = Callable[[Answer], ProviderError]
+
+
+@dataclass
+class Transport:
+    """Calls one provider's API.
+
+    headers carry the credentials; they are never part of an error. refuse turns an answer of 4xx into an error of the
+    contract; pace, when given, is called before each attempt and waits until this account may send it.
+    """
+
+    provider: str
+    base_url: str
+    headers: Mapping[str, str] = field(repr=False)
+    refuse: Refusal
+    pace: Callable[[str, str], None] | None = None
+    _session: requests.Session | None = None
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        accept: tuple[int, ...] = (),
+    ) -> Answer:
+        """Send it and return the answer when it is 2xx, or one of the statuses in accept; else raise."""
+        for attempt in range(ATTEMPTS):
+            if self.pace:
+                self.pace(method, path)
+            try:
+                answer = self._send(method, path, query, body)
+            except ProviderUnavailable:
+                if method not in _QUESTIONS or attempt == ATTEMPTS - 1:
+                    raise
+                _clock.sleep(_pause_seconds(attempt))
+                continue
+            if 200 <= answer.status < 300 or answer.status in accept:
+                return answer
+            if answer.status == 429:
+                self._wait_for_turn(answer, attempt)
+            elif answer.status >= 500:
+                if method not in _QUESTIONS:
+                    raise self._unknown(method, path, f"answered {answer.status}", answer)
+                if attempt == ATTEMPTS - 1:
+                    raise self._unavailable(f"{method} {path} answers {answer.status}", answer)
+                _clock.sleep(_pause_seconds(attempt))
+            else:
+                raise self.refuse(answer)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any) -> Answer:
+        import requests  # only when a call is made: an inventory from its cache needs no HTTP
+
+        if self._session is None:
+            self._session = requests.Session()
+            self._session.headers.update({"User-Agent": USER_AGENT, "Accept": "application/json", **self.headers})
+        try:
+            received = self._session.request(
+                method,
+                self.base_url.rstrip("/") + path,
+                params=query,
+                json=body,
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                # Following one would send the credentials elsewhere, and a POST as a GET.
+                allow_redirects=False,
+            )
+        except requests.exceptions.ConnectTimeout as error:
+            raise self._unavailable(f"{self.base_url} did not accept a connection") from error
+        except requests.exceptions.RequestException as error:
+            if method in _QUESTIONS or _was_never_sent(error):
+                raise self._unavailable(f"{method} {path}: {_reason(error)}") from error
+            raise self._unknown(method, path, _reason(error)) from error
+        if 300 <= received.status_code < 400:
+            raise self._unavailable(f"{method} {path} was sent elsewhere ({received.status_code}): the API has moved")
+        return Answer(received.status_code, _json(received), received.text, received.headers)
+
+    def _wait_for_turn(self, answer: Answer, attempt: int) -> None:
+        wanted = retry_after_seconds(answer)
+        if attempt == ATTEMPTS - 1 or (wanted or 0) > LONGEST_WAIT_SECONDS:
+            pause = f" for {wanted:.0f} s" if wanted else ""
+            raise RateLimited(
+                f"{self.provider} asks us to wait{pause}: too many requests.",
+                provider=self.provider,
+                status=429,
+                request_id=answer.request_id,
+                retry_after_seconds=wanted,
+                fix="Run again later; several controllers of one account share its limits.",
+            )
+        _clock.sleep(max(wanted or 0.0, _pause_seconds(attempt)))
+
+    def _unavailable(self, what: str, answer: Answer | None = None) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"{self.provider} can't be asked: {what}.",
+            provider=self.provider,
+            status=answer.status if answer else None,
+            request_id=answer.request_id if answer else None,
+            fix="Run again; if it stays so, look at the provider's status page and at api_url.",
+        )
+
+    def _unknown(self, method: str, path: str, what: str, answer: Answer | None = None) -> Ambiguous:
+        return Ambiguous(
+            f"{self.provider}: {method} {path} {what}, so it may have taken effect.",
+            provider=self.provider,
+            status=answer.status if answer else None,
+            request_id=answer.request_id if answer else None,
+            fix="Run again: it looks for what was done first.",
+        )
+
+
+def retry_after_seconds(answer: Answer) -> float | None:
+    """How long the provider wants us to wait: Retry-After, every empty window of RateLimit, a number in the text."""
+    waits = []
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", answer.headers.get("Retry-After", "")):
+        waits.append(float(answer.headers["Retry-After"]))
+    for window in answer.headers.get("RateLimit", "").split(","):
+        parts = dict(re.findall(r";\s*([rt])=([0-9]+)", window))
+        if parts.get("r") == "0" and "t" in parts:
+            waits.append(float(parts["t"]))
+    if not waits:
+        found = re.search(r"threshold=([0-9]+(?:\.[0-9]+)?)", answer.text)
+        if found:
+            waits.append(float(found[1]))
+    return max(waits) if waits else None
+
+
+def _pause_seconds(attempt: int) -> float:
+    return min(0.5 * 2**attempt, 8.0) * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
+
+
+def _json(received: requests.Response) -> Any:
+    try:
+        return received.json()
+    except ValueError:
+        return None
+
+
+def _was_never_sent(error: Exception) -> bool:
+    """Whether no connection came about, so that nobody can have acted on it."""
+    names = {type(one).__name__ for one in _causes(error)}
+    return bool(names & {"NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ConnectionRefusedError"})
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that is wrapped in it: requests hides urllib3's error in args, urllib3 its own in reason."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting and len(found) < 20:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and one not in found:
+            found.append(one)
+            waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in few words; the URL with its query is left out."""
+    names = [type(one).__name__ for one in _causes(error)]
+    if "ReadTimeout" in names or "ReadTimeoutError" in names:
+        return f"did not answer within {READ_SECONDS:.0f} s"
+    if "NameResolutionError" in names:
+        return "its name can't be resolved"
+    if "ConnectionRefusedError" in names:
+        return "the connection was refused"
+    return f"the connection broke ({names[-1]})"
