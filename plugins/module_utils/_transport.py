@@ -178,7 +178,7 @@ def retry_after_seconds(answer: Answer) -> float | None:
 
 
 def _pause_seconds(attempt: int) -> float:
-    return min(0.5 * 2**attempt, 8.0) * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
+    return min(0.5 * 2.0**attempt, 8.0) * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
 
 
 def _json(received: requests.Response) -> Any:
