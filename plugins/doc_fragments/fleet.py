@@ -45,7 +45,34 @@ options:
           subnet_pool:
             description: Range from which each deployment takes a subnet of 256 addresses. Default is V(10.231.0.0/16).
             type: str
+      runpod:
+        description: Settings of the provider V(runpod), which rents pods.
+        type: dict
+        suboptions:
+          api_key:
+            description: API key of the account. Default is E(RUNPOD_API_KEY).
+            type: str
+          api_url:
+            description: Where REST version 2 answers. Default is E(RUNPOD_REST_V2_URL), else
+              V(https://api.runpod.io/v2).
+            type: str
+          proxy_url:
+            description: Where HTTP ports of a pod answer from outside, with V({id}) and V({port}) in it. Default is
+              V(https://{id}-{port}.proxy.runpod.net).
+            type: str
+      vastai:
+        description: Settings of the provider V(vastai), which rents containers of hosts all over the world.
+        type: dict
+        suboptions:
+          api_key:
+            description: API key of the account. Default is E(VAST_API_KEY).
+            type: str
+          api_url:
+            description: Where the API answers, without C(/api/v0). Default is E(VAST_URL), else
+              V(https://console.vast.ai).
+            type: str
 requirements:
   - Python 3.11 or newer where the module runs, which is usually the controller
   - docker (Python library) for the provider V(local)
+  - requests (Python library) for the providers V(runpod) and V(vastai)
 """

@@ -72,7 +72,7 @@ options:
         description: Who may rent it, the cheapest fitting offer first. Required, here or in O(defaults).
         type: list
         elements: str
-        choices: [local]
+        choices: [local, runpod, vastai]
       prefer_order:
         description: Take the providers in the order of the list instead of by price.
         type: bool
@@ -187,6 +187,29 @@ options:
             choices: [auto, privileged, capabilities]
           subnet_pool:
             description: Where its networks are taken from, such as V(172.30.0.0/16).
+            type: str
+      runpod:
+        description: Settings of the provider V(runpod).
+        type: dict
+        suboptions:
+          api_key:
+            description: API key of the account, from a vault. Default is the environment variable E(RUNPOD_API_KEY).
+            type: str
+          api_url:
+            description: Where REST version 2 answers. Default is the environment variable E(RUNPOD_REST_V2_URL).
+            type: str
+          proxy_url:
+            description: Where HTTP ports of a pod answer from outside, with V({id}) and V({port}) in it.
+            type: str
+      vastai:
+        description: Settings of the provider V(vastai).
+        type: dict
+        suboptions:
+          api_key:
+            description: API key of the account, from a vault. Default is the environment variable E(VAST_API_KEY).
+            type: str
+          api_url:
+            description: Where the API answers. Default is the environment variable E(VAST_URL).
             type: str
   report_directory:
     description:

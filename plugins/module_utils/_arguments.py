@@ -54,6 +54,9 @@ INSTANCE_SPEC: dict[str, dict[str, Any]] = {
     "on_drift": {"type": "str", "choices": ["fail", "replace"], "default": "fail"},
 }
 
+# Where a provider's API is, and who asks; both also from the environment.
+_API_OPTIONS: dict[str, dict[str, Any]] = {"api_key": {"type": "str", "no_log": True}, "api_url": {"type": "str"}}
+
 # What decides whose machines are meant, and where the providers are.
 FLEET_SPEC: dict[str, dict[str, Any]] = {
     "deployment_id": {"type": "str", "required": True},
@@ -70,6 +73,8 @@ FLEET_SPEC: dict[str, dict[str, Any]] = {
                     "subnet_pool": {"type": "str"},
                 },
             },
+            "runpod": {"type": "dict", "options": {**_API_OPTIONS, "proxy_url": {"type": "str"}}},
+            "vastai": {"type": "dict", "options": _API_OPTIONS},
         },
     },
 }

@@ -28,6 +28,7 @@ FIXED_GROUPS = (WANTED_GROUP, ORPHANS_GROUP, SSH_GROUP, ENDPOINTS_GROUP)
 # What a provider says ends up in a command line of ssh, and Ansible opens templates in variables; what doesn't look
 # like the thing it should be is left out.
 _KEY_TYPE = r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521))"
+_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._/-]*)?", re.ASCII)
 _HOST_KEY = re.compile(rf"{_KEY_TYPE} [A-Za-z0-9+/]{{40,2000}}={{0,3}}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.:_-]{0,253})", re.ASCII)
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+=-]{0,254}", re.ASCII)
@@ -179,6 +180,9 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
         fleet_inventory_age_seconds=round(age_seconds, 1),
         fleet_address=plausible("address", instance.address, _ADDRESS),
     )
+    if instance.runtime is Runtime.CONTAINER:
+        url = instance.urls[0][1] if instance.urls else None
+        host.variables["fleet_endpoint_url"] = plausible("endpoint", url, _URL)
 
 
 def _set_usable(

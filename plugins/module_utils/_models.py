@@ -104,6 +104,7 @@ class Instance:
     address: str | None = None  # the address its peers use
     ssh_endpoints: tuple[Endpoint, ...] = ()
     ssh_user: str = "root"
+    urls: tuple[tuple[int, str], ...] = ()  # (port, where the provider makes it answer from outside)
     host_key: str | None = None  # "ssh-ed25519 AAAA…", without a comment
     created_at: float | None = None  # seconds since the epoch
     needs_start: bool = False  # its creation was interrupted before the first start: start() completes it

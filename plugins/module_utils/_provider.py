@@ -44,6 +44,27 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FREE,
         }
     ),
+    # Pods are containers: Docker can't run in them, and nobody but RunPod ends them.
+    "runpod": frozenset(
+        {
+            Capability.STOP,
+            Capability.CONTAINER,
+            Capability.ENTRYPOINT,
+            Capability.ARGS,
+            Capability.ENV,
+            Capability.REGIONS,
+        }
+    ),
+    "vastai": frozenset(
+        {
+            Capability.STOP,
+            Capability.SPOT,
+            Capability.CONTAINER,
+            Capability.ARGS,
+            Capability.ENV,
+            Capability.REGIONS,
+        }
+    ),
 }
 PROVIDER_NAMES = tuple(CAPABILITIES)
 
@@ -170,9 +191,9 @@ def load(name: str, settings: Mapping[str, Any] | None = None) -> Provider:
     """Make the provider of that name; raises ValueError for one that doesn't exist."""
     # Imported here, because the providers import this file; and by name, because Ansible packs for a module only
     # what it sees imported.
-    from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local
+    from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local, runpod, vastai
 
-    makers = {"local": local.make}
+    makers = {"local": local.make, "runpod": runpod.make, "vastai": vastai.make}
     if name not in makers:
         raise ValueError(f"provider '{name}' is not known; use one of: {', '.join(PROVIDER_NAMES)}.")
     provider: Provider = makers[name](settings or {})

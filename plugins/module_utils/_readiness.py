@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Status
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _endpoint
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Runtime, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capability, Provider
 
 CONNECT_SECONDS = 5.0
@@ -34,6 +34,7 @@ PROVIDER_BUDGET_SECONDS = 1800.0  # for the provider's own work, such as pulling
 OK = "ok"
 # Seconds to wait after a failure of each class; what is listed nowhere waits for _OTHER_DELAY.
 _DELAYS = {"refused": 1.0, "closed": 1.0, "no_host_key": 1.0, "booting": 1.0, "auth": 4.0, "connect_timeout": 3.0}
+_DELAYS |= {"endpoint_starting": 2.0, "endpoint_silent": 3.0}
 _OTHER_DELAY = 4.0
 # Trying again can't help: the machine is another one, or the key on this side is unusable.
 PERMANENT = frozenset({"host_key_changed", "local_key", "no_ssh_client", "provider_failed"})
@@ -93,19 +94,22 @@ class Report:
 def wait_until_ready(
     provider: Provider, instance: Instance, stage: str, budget_seconds: float, private_key_file: str | None
 ) -> tuple[Instance, Report]:
-    """Wait for the stage (running, ssh, gpu). Two clocks: the provider's work, then budget_seconds of probing."""
+    """Wait for the stage (running, ssh, gpu, endpoint): first for the provider, then budget_seconds of probing."""
     report = Report()
     started = _clock.monotonic()
-    instance = _wait_for_provider(provider, instance, report, started)
+    instance = _wait_for_provider(provider, instance, report, started, stage)
     if report.classes or stage == "running":
         report.ready = not report.classes
         return instance, report
-    command = "nvidia-smi -L" if stage == "gpu" else "true"
     deadline, reread_at = _clock.monotonic() + budget_seconds, _clock.monotonic() + REREAD_SECONDS
     turn = 0
     while True:
         last = _clock.monotonic() >= deadline  # so there is always a probe at the deadline itself
-        probe = _probe_instance(provider, instance, turn, command, private_key_file)
+        if stage == "endpoint":
+            probe = probe_endpoint(instance.urls[0][1])
+        else:
+            command = "nvidia-smi -L" if stage == "gpu" else "true"
+            probe = _probe_instance(provider, instance, turn, command, private_key_file)
         report.add(probe, _clock.monotonic() - started)
         if probe.kind == OK:
             report.ready = True
@@ -120,8 +124,8 @@ def wait_until_ready(
             reread_at = _clock.monotonic() + REREAD_SECONDS
 
 
-def _wait_for_provider(provider: Provider, instance: Instance, report: Report, started: float) -> Instance:
-    while not (instance.status is Status.RUNNING and instance.ssh_endpoints):
+def _wait_for_provider(provider: Provider, instance: Instance, report: Report, started: float, stage: str) -> Instance:
+    while not (instance.status is Status.RUNNING and _has_way_in(instance, stage)):
         waited = _clock.monotonic() - started
         if instance.status in (Status.FAILED, Status.TERMINATING):
             report.add(
@@ -140,6 +144,12 @@ def _wait_for_provider(provider: Provider, instance: Instance, report: Report, s
     return instance
 
 
+def _has_way_in(instance: Instance, stage: str) -> bool:
+    if stage == "endpoint":
+        return bool(instance.urls)
+    return bool(instance.ssh_endpoints) or instance.runtime is Runtime.CONTAINER
+
+
 def _probe_instance(
     provider: Provider, instance: Instance, turn: int, command: str, private_key_file: str | None
 ) -> Probe:
@@ -150,6 +160,15 @@ def _probe_instance(
     if probe.kind == OK:
         probe = probe_login(endpoint, instance.ssh_user, instance.host_key, command, private_key_file)
     return probe
+
+
+def probe_endpoint(url: str) -> Probe:
+    """Does the server behind a container rental say that it is healthy? A provider's proxy answers long before it."""
+    endpoint = _endpoint.Endpoint(url, timeout_seconds=CONNECT_SECONDS, validate_certs=True, use_proxy=True)
+    answer = endpoint.ask("/health")
+    if answer.status == 200:
+        return Probe(OK)
+    return Probe("endpoint_silent" if answer.status is None else "endpoint_starting", str(answer))
 
 
 def probe_socket(endpoint: Endpoint) -> Probe:

@@ -45,6 +45,7 @@ def instance(value: Instance) -> dict[str, Any]:
         "ssh_host": ssh.host if ssh else None,
         "ssh_port": ssh.port if ssh else None,
         "ssh_user": value.ssh_user,
+        "endpoint_url": value.urls[0][1] if value.urls else None,
         "host_key": value.host_key,
     }
 

@@ -185,6 +185,11 @@ orphans:
       type: str
       returned: always
       sample: root
+    endpoint_url:
+      description: Where a container rental answers from outside; null for a machine, and while there is none.
+      type: str
+      returned: always
+      sample: https://abc123-8000.proxy.runpod.net
     host_key:
       description: SSH host key without comment; null while unknown.
       type: str

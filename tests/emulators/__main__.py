@@ -25,13 +25,17 @@ def main() -> int:
     parser.add_argument("--light", action="store_true", required=True, help="without machines behind what is rented")
     parser.add_argument("--scale", type=float, default=60.0, help="how much faster than real life time passes")
     chosen = parser.parse_args()
+    # Before the first thread starts, because threads inherit it: the signals are for sigwait alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     servers = {}
     for name, module in PROVIDERS.items():
         world = World(name, chosen.scale)
         servers[name] = Server(module.make(world), world)
         servers[name].start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    sys.stdout.write(json.dumps({name: server.url + PROVIDERS[name].URL_PATH for name, server in servers.items()}) + "\n")
+    sys.stdout.write(
+        json.dumps({name: server.url + PROVIDERS[name].URL_PATH for name, server in servers.items()}) + "\n"
+    )
     sys.stdout.flush()
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     for server in servers.values():

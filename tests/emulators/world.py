@@ -40,7 +40,7 @@ class Rental:
 class Fault:
     """What is to go wrong with the next `times` calls (None: all) whose method and path match.
 
-    drop "before": the connection closes before anything happened. drop "after": it takes effect, and the answer is lost.
+    drop "before": the connection closes and nothing happened. drop "after": it takes effect, and the answer is lost.
     """
 
     method: str = ".*"
@@ -53,9 +53,7 @@ class Fault:
     times: int | None = 1
 
     def matches(self, method: str, path: str) -> bool:
-        return bool(
-            self.times != 0 and re.fullmatch(self.method, method) and re.search(self.path, path)
-        )
+        return bool(self.times != 0 and re.fullmatch(self.method, method) and re.search(self.path, path))
 
 
 class World:

@@ -1,0 +1,330 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""Provider `runpod`: pods, by REST v2. Pods are containers; what is rented is an image, not a machine.
+
+The marker stands in the pod's name, where people see it, and in its environment, where renaming can't reach it. What
+is said here about the API comes from its published v2 specification of 2026-08 and from its official clients.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
+    Endpoint,
+    Instance,
+    Marker,
+    Offer,
+    Request,
+    Runtime,
+    Status,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    CAPABILITIES,
+    AuthError,
+    InvalidRequest,
+    NoCapacity,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaError,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
+
+NAME = "runpod"
+DEFAULT_URL = "https://api.runpod.io/v2"
+DEFAULT_PROXY_URL = "https://{id}-{port}.proxy.runpod.net"
+MARKER_VARIABLE = "GPUFLEET_MARKER"
+CLOUDS = ("SECURE", "COMMUNITY")
+PAGE_SIZE = 1000
+GONE_SECONDS = 60.0
+_SOLD_OUT = "no longer any instances available"
+
+_STATUS = {
+    "PROVISIONING": Status.PENDING,
+    "STARTING": Status.PENDING,
+    "RUNNING": Status.RUNNING,
+    "EXITED": Status.STOPPED,
+    "ERROR": Status.FAILED,
+    "TERMINATED": Status.TERMINATING,
+}
+
+
+def make(settings: Mapping[str, Any]) -> RunpodProvider:
+    """Called by _provider.load; talks to nobody yet."""
+    return RunpodProvider(settings)
+
+
+class RunpodProvider:
+    """The provider contract over RunPod's REST API, version 2."""
+
+    name = NAME
+    capabilities = CAPABILITIES[NAME]
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._url = settings.get("api_url") or os.environ.get("RUNPOD_REST_V2_URL") or DEFAULT_URL
+        self._proxy_url = settings.get("proxy_url") or DEFAULT_PROXY_URL
+        self._key = settings.get("api_key") or os.environ.get("RUNPOD_API_KEY")
+        self._connection: Transport | None = None
+
+    @property
+    def _api(self) -> Transport:
+        if not self._key:
+            raise AuthError(
+                "There is no API key for RunPod.",
+                provider=NAME,
+                fix="Set RUNPOD_API_KEY, or provider_settings.runpod.api_key (from a vault).",
+            )
+        if self._connection is None:
+            self._connection = Transport(NAME, self._url, {"Authorization": f"Bearer {self._key}"}, _refusal)
+        return self._connection
+
+    # What can be rented ----------------------------------------------------------------------------------------
+
+    def offers(self, query: Mapping[str, Any]) -> list[Offer]:
+        """A type of GPU in one of the two clouds, and in each wanted data centre; RunPod sells nothing finer."""
+        if query.get("runtime", "vm") != "container" or query.get("interruptible") or not query.get("gpu"):
+            return []
+        count = int(query.get("gpu_count") or 1)
+        found = []
+        for cloud in CLOUDS:
+            asked = {"include": "AVAILABILITY", "product": "POD", "count": count, "cloud": cloud}
+            for entry in self._api.call("GET", "/catalog/gpus", query=asked).body["gpus"]:
+                if _canonical(entry) == query["gpu"]:
+                    found += _offers_of(entry, cloud, count, query.get("regions") or [])
+        return found
+
+    # What was rented -------------------------------------------------------------------------------------------
+
+    def create(self, request: Request) -> Instance:
+        if not request.image:
+            raise InvalidRequest(
+                "RunPod rents a container, so it needs to know of which image.",
+                provider=NAME,
+                fix="Set image, such as 'vllm/vllm-openai:v0.32.0'.",
+            )
+        answer = self._api.call("POST", "/pods", body=_wish(request))
+        return self._must_be_ours(answer.body)
+
+    def get(self, instance_id: str) -> Instance | None:
+        answer = self._api.call("GET", _path(instance_id), accept=(404,))
+        if answer.status == 404 or answer.body["status"] == "TERMINATED":
+            return None
+        return self._as_instance(answer.body)
+
+    def list(self) -> list[Instance]:
+        pods: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": PAGE_SIZE} | ({"cursor": cursor} if cursor else {})
+            body = self._api.call("GET", "/pods", query=query).body
+            pods += body["pods"]
+            paging = body.get("pagination") or {}  # the first version of the specification had none
+            if not paging.get("hasNextPage"):
+                break
+            if not paging.get("nextCursor") or paging["nextCursor"] == cursor:
+                raise ProviderUnavailable(
+                    "RunPod's list of pods has a next page, but no way to it, so it is incomplete.",
+                    provider=NAME,
+                    fix="Run again.",
+                )
+            cursor = paging["nextCursor"]
+        instances = [self._as_instance(pod) for pod in pods if pod["status"] != "TERMINATED"]
+        return [instance for instance in instances if instance]
+
+    def start(self, instance_id: str) -> Instance:
+        return self._act(instance_id, "start")
+
+    def stop(self, instance_id: str) -> Instance:
+        return self._act(instance_id, "stop")
+
+    def _act(self, instance_id: str, action: str) -> Instance:
+        """409 means that this action makes no sense now: then it is as wanted already, or the answer says why not."""
+        path = f"{_path(instance_id)}/action"
+        answer = self._api.call("POST", path, body={"action": action}, accept=(409,))
+        if answer.status != 409:
+            return self._must_be_ours(answer.body)
+        now = self.get(instance_id)
+        wanted = (Status.STOPPED,) if action == "stop" else (Status.RUNNING, Status.PENDING)
+        if now is None or now.status not in wanted:
+            raise _refusal(answer)
+        return now
+
+    def delete(self, instance_id: str) -> bool:
+        if self._api.call("DELETE", _path(instance_id), accept=(404,)).status == 404:
+            return False
+        deadline = _clock.monotonic() + GONE_SECONDS
+        while True:
+            left = self.get(instance_id)
+            if left is None:
+                return True
+            if _clock.monotonic() > deadline:
+                raise ProviderUnavailable(
+                    f"RunPod took the order to terminate pod {instance_id}, but still lists it as "
+                    f"{left.detail} after {GONE_SECONDS:.0f} s, at {left.price_per_hour_usd} USD per hour.",
+                    provider=NAME,
+                    fix="Run again; if it stays so, terminate it at https://console.runpod.io/pods.",
+                )
+            _clock.sleep(2.0)
+
+    def clean_up(self, deployment_id: str) -> bool:
+        return False  # nothing is made beside the pods
+
+    def _must_be_ours(self, pod: Mapping[str, Any]) -> Instance:
+        instance = self._as_instance(pod)
+        if instance is None:
+            raise InvalidRequest(
+                f"Pod {pod.get('id')} carries no valid marker.", provider=NAME, fix="Leave it alone: it is not ours."
+            )
+        return instance
+
+    def _as_instance(self, pod: Mapping[str, Any]) -> Instance | None:
+        """What the API says of a pod, in our words; None when it carries no marker of ours. Its environment stays here."""
+        marker = _marker_of(pod)
+        if marker is None:
+            return None
+        gpu = pod.get("gpu") or {}
+        direct = (pod.get("ssh") or {}).get("direct")
+        ports = _ports(pod.get("ports") or [])
+        return Instance(
+            provider=NAME,
+            id=pod["id"],
+            marker=marker,
+            status=_STATUS.get(pod["status"], Status.FAILED),
+            runtime=Runtime.CONTAINER,
+            gpu=_canonical(gpu) if gpu else None,
+            gpu_count=int(gpu.get("count") or 0),
+            price_per_hour_usd=pod.get("cost"),
+            region=pod.get("dataCenterId"),
+            image=pod.get("image"),
+            disk_gib=pod.get("disk"),
+            ports=ports,
+            address=direct["host"] if direct else None,
+            ssh_endpoints=(Endpoint(direct["host"], int(direct["port"])),) if direct else (),
+            ssh_user=direct.get("username") or "root" if direct else "root",
+            urls=tuple(
+                (port, self._proxy_url.format(id=pod["id"], port=port))
+                for port, protocol in ports
+                if protocol == "http"
+            ),
+            created_at=_seconds(pod.get("createdAt")),
+            detail=pod["status"],
+        )
+
+
+def _path(instance_id: str) -> str:
+    return f"/pods/{quote(instance_id, safe='')}"
+
+
+def _canonical(entry: Mapping[str, Any]) -> str | None:
+    """The name of a type of the catalog in our table; None for one that is not in it."""
+    for text in (entry.get("id"), entry.get("name")):
+        try:
+            return _gpus.resolve(str(text)).name
+        except ValueError:
+            continue
+    return None
+
+
+def _offers_of(entry: Mapping[str, Any], cloud: str, count: int, regions: list[str]) -> list[Offer]:
+    price = (entry.get("price") or {}).get(cloud.lower())
+    most = (entry.get("maxCount") or {}).get(cloud.lower()) or 0
+    if not entry.get(cloud.lower()) or entry.get("availability") in (None, "NONE") or count > most:
+        return []
+    stocked = {place["id"]: place for place in entry.get("dataCenters") or [] if place.get("availability") != "NONE"}
+    places: list[str | None] = [None]
+    if regions:  # community machines have no data centre, so no wish for one can be met there
+        places = [place for place in regions if place in stocked] if cloud == "SECURE" else []
+    return [
+        Offer(
+            provider=NAME,
+            id="|".join([entry["id"], cloud, place or ""]),
+            gpu=_canonical(entry),
+            gpu_count=count,
+            region=place,
+            runtime=Runtime.CONTAINER,
+            # Of one GPU; the disk of the container costs nothing while the pod runs.
+            price_per_hour_usd=None if price is None else round(price * count, 6),
+        )
+        for place in places
+    ]
+
+
+def _wish(request: Request) -> dict[str, Any]:
+    """The body of the create call."""
+    gpu, cloud, place = request.offer.id.split("|")
+    marker = _marker.encode(request.marker)
+    environment = {**request.env, MARKER_VARIABLE: marker}
+    if request.ssh_public_key:
+        environment["PUBLIC_KEY"] = request.ssh_public_key
+    body: dict[str, Any] = {
+        "name": marker,
+        "image": request.image,
+        "gpu": {"id": gpu, "count": request.offer.gpu_count},  # without count every create fails as sold out
+        "cloud": cloud,
+        "disk": request.disk_gib,
+        "ports": [f"{port}/{protocol}" for port, protocol in request.ports],
+        "env": environment,
+    }
+    if place:
+        body["dataCenterIds"] = [place]
+    if request.entrypoint is not None:
+        body["entrypoint"] = list(request.entrypoint)
+        body["cmd"] = list(request.args or ())
+    elif request.args is not None:
+        body["args"] = shlex.join(request.args)
+    return body
+
+
+def _marker_of(pod: Mapping[str, Any]) -> Marker | None:
+    """The environment can't be changed without a reset, so it counts; the name only where a list leaves it out."""
+    environment = pod.get("env") or {}
+    return _marker.parse(environment.get(MARKER_VARIABLE) or pod.get("name"))
+
+
+def _ports(texts: list[str]) -> tuple[tuple[int, str], ...]:
+    pairs = [text.partition("/") for text in texts]
+    return tuple(sorted((int(port), protocol or "tcp") for port, slash, protocol in pairs))
+
+
+def _seconds(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
+def _refusal(answer: Answer) -> ProviderError:
+    """An answer of 4xx as an error of the contract. What RunPod calls sold out has no code of its own."""
+    told = answer.body if isinstance(answer.body, Mapping) else {}
+    words = [str(told.get("detail") or told.get("title") or answer.text[:200] or "no reason given")]
+    words += [str(error) for error in told.get("errors") or []]
+    message = f"RunPod refused: {'; '.join(words)}"
+    details: dict[str, Any] = {"provider": NAME, "status": answer.status, "request_id": answer.request_id}
+    if answer.status == 400 and _SOLD_OUT in message:
+        return NoCapacity(message, fix="Another offer is tried, if there is one.", **details)
+    if answer.status == 402:
+        return QuotaError(message, fix="Add credit to the RunPod account.", **details)
+    if answer.status in (401, 403):
+        if "1010" in answer.text:
+            return ProviderUnavailable(
+                "RunPod's gateway (Cloudflare) refused this client; that says nothing about the key.",
+                fix="Run again from another network, or report it with the request id.",
+                **details,
+            )
+        return AuthError(message, fix="Check RUNPOD_API_KEY and what it may do.", **details)
+    if answer.status == 410:
+        return ProviderUnavailable(
+            "This address of RunPod's API is switched off.",
+            fix=f"Remove api_url and RUNPOD_REST_V2_URL, or set them to {DEFAULT_URL}.",
+            **details,
+        )
+    fix = "Correct the option that is named there."
+    if answer.status == 422 and "entrypoint" in message:
+        fix = "This API can't replace an image's entry point: remove entrypoint, or use an image that needs none."
+    return InvalidRequest(message, fix=fix, **details)
