@@ -143,7 +143,8 @@ def _age_key(instance: Instance) -> float:
 
 
 def _set_wanted(host: HostEntry, fleet: Fleet, settings: Mapping[str, Any]) -> None:
-    wanted = dict(settings)
+    # Not the environment: it may hold secrets, and variables are shown, cached and logged.
+    wanted = {key: value for key, value in settings.items() if key != "env"}
     if wanted.get("ssh_private_key_file"):
         wanted["ssh_private_key_file"] = _key_file(wanted["ssh_private_key_file"], fleet)
     host.variables.update(

@@ -103,11 +103,23 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "wait", f"wait '{settings['wait']}' is for machines; a container rental has no SSH: use 'endpoint'."
         )
+    if _waits_for_endpoint(settings) and not any(entry["protocol"] == "http" for entry in settings["ports"]):
+        yield Problem(
+            "ports",
+            "ports has no http port, so there is no endpoint to wait for; add '{port: 8000, protocol: http}', or set "
+            "wait to 'running'.",
+        )
     if settings["on_unready"] == "stop":
         for name in _without(settings, Capability.STOP):
             yield Problem(
                 "on_unready", f"on_unready 'stop': provider '{name}' can't stop a machine; use 'keep' or 'destroy'."
             )
+
+
+def _waits_for_endpoint(settings: Mapping[str, Any]) -> bool:
+    """Whether this is a container that can be rented, and the run ends only when its endpoint answers."""
+    can_be_rented = not _without(settings, Capability.CONTAINER)
+    return settings["runtime"] == "container" and can_be_rented and settings["wait"] in (None, "endpoint")
 
 
 def _without(settings: Mapping[str, Any], capability: Capability) -> list[str]:

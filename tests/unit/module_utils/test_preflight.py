@@ -16,6 +16,9 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capa
 
 GOOD: dict[str, Any] = {"name": "vllm-1", "providers": ["local"]}
 
+CONTAINER: dict[str, Any] = {"providers": ["runpod"], "runtime": "container", "max_lifetime": "8h"}
+HTTP = [{"port": 8000, "protocol": "http"}]
+
 BAD = [
     ({"name": "VLLM 1"}, "name", "'VLLM 1'.*lower-case"),
     ({"name": ""}, "name", "missing"),
@@ -49,6 +52,11 @@ BAD = [
     ({"env": {"A": "1"}}, "env", "'local'"),
     ({"regions": ["us"]}, "regions", "'local' has no regions"),
     ({"on_unready": "panic"}, "on_unready", "one of"),
+    ({"providers": ["runpod"], "max_lifetime": "8h"}, "runtime", "'runpod' doesn't rent such"),
+    (CONTAINER, "ports", "no http port.*8000"),
+    ({**CONTAINER, "wait": "ssh"}, "wait", "use 'endpoint'"),
+    ({**CONTAINER, "ports": HTTP, "max_lifetime": None}, "max_lifetime", "'runpod' costs money"),
+    ({**CONTAINER, "ports": HTTP, "interruptible": True}, "interruptible", "'runpod' rents no interruptible"),
     ({"ssh_public_key": "hello"}, "ssh_public_key", "ssh-ed25519"),
     ({"ssh_private_key_file": "/nowhere/key"}, "ssh_private_key_file", "'/nowhere/key' does not exist.*ssh-keygen"),
 ]
@@ -65,6 +73,11 @@ def test_bad_settings_are_refused(settings: dict[str, Any], field: str, words: s
 def test_good_settings_pass_also_when_one_word_stands_for_a_list() -> None:
     assert not _preflight.check_instance(GOOD)
     assert not _preflight.check_instance({**GOOD, "providers": "local", "roles": "vllm", "gpu": None})
+
+
+def test_containers_that_can_be_asked_pass() -> None:
+    assert not _preflight.check_instance({**GOOD, **CONTAINER, "ports": HTTP})
+    assert not _preflight.check_instance({**GOOD, **CONTAINER, "wait": "running"})
 
 
 def test_keys_are_checked_before_paying(tmp_path: Path) -> None:

@@ -1,0 +1,368 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""What Vast.ai's API sends and takes, in our words and back. Pure: nothing here talks to anybody."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
+    Endpoint,
+    Instance,
+    Offer,
+    Request,
+    Runtime,
+    Status,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    AuthError,
+    InvalidRequest,
+    NoCapacity,
+    OfferGone,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaError,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer
+
+PROVIDER = "vastai"
+CONSOLE = "https://cloud.vast.ai/instances/"
+KEY_FIX = "Set VAST_API_KEY, or provider_settings.vastai.api_key, to a key from https://cloud.vast.ai/manage-keys/."
+# Virtual machines are rented by images of this name alone; the tags are dated, there is no "latest".
+DEFAULT_VM_IMAGE = "docker.io/vastai/kvm:ubuntu_cli_22.04-2025-11-21"
+LEAST_DISK_GIB = 8
+
+ENV_MARKER = "GPUFLEET_MARKER"
+ENV_PORTS = "GPUFLEET_PORTS"  # "8000/http 22/tcp": the API knows no protocol above TCP
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a key such as "-p 22:22" would be an option of docker run
+
+_MEMORY_TOLERANCE = 0.07  # a card of 24 GiB reports 24564 or 24576 MiB, an L4 22888
+_HOURS_PER_MONTH = 730
+# How many offers to ask for: every row counts against a daily quota.
+_SEARCH_LIMIT = 100
+_WIDE_SEARCH_LIMIT = 500  # where we choose among the answers ourselves: by region, or any GPU
+_SPELLED = {"TESLA": "Tesla", "6000ADA": "6000Ada"}  # the words that Vast.ai doesn't write in capitals
+
+_STATUS = {
+    None: Status.PENDING,
+    "created": Status.PENDING,
+    "loading": Status.PENDING,
+    "rebooting": Status.PENDING,
+    "restarting": Status.PENDING,
+    "running": Status.RUNNING,
+    "stopped": Status.STOPPED,
+    "exited": Status.STOPPED,
+    "frozen": Status.STOPPED,
+    "unknown": Status.FAILED,
+    "offline": Status.FAILED,
+}
+# What the host's Docker Engine says when it will never get there, while the status stays "created" for ever.
+_FATAL = re.compile(r"OCI runtime create failed|Error response from daemon|manifest unknown|pull access denied", re.I)
+
+
+def gpu_of(name: Any, memory_mib: Any) -> str | None:
+    """The canonical name of a card that calls itself so and has so much memory; None for one that we don't know."""
+    if not isinstance(name, str):
+        return None
+    memory = _number(memory_mib)
+    known = [_gpus.resolve(canonical) for canonical in _gpus.names()]
+    sizes = sorted({gpu.memory_mib for gpu in known if memory is not None and _fits(memory, gpu.memory_mib)})
+    for text in (name, re.sub(r"(?i)^tesla\s+", "", name)):
+        # "A100 SXM4" is two models: their names say the memory.
+        for spelling in (text, *(f"{text} {size // 1024}GB" for size in sizes)):
+            try:
+                gpu = _gpus.resolve(spelling)
+            except ValueError:
+                continue
+            if memory is None or _fits(memory, gpu.memory_mib):
+                return gpu.name
+    return None
+
+
+def _fits(memory_mib: float, nominal_mib: int) -> bool:
+    return abs(memory_mib - nominal_mib) <= _MEMORY_TOLERANCE * nominal_mib
+
+
+def spellings(gpu: str) -> list[str]:
+    """How Vast.ai may write the name of this card: with spaces, mostly in capitals, mostly without the memory."""
+    known = _gpus.resolve(gpu)
+    texts = [known.name.replace("_", " "), *known.aliases]
+    if any(alias.startswith("tesla ") for alias in known.aliases):
+        texts.append(f"tesla {texts[0]}")
+    found = []
+    for text in texts:
+        if text.startswith(("nvidia ", "geforce ")):
+            continue
+        spelled = " ".join(_SPELLED.get(word, word) for word in text.upper().split())
+        found += [spelled, re.sub(r" [0-9]+GB$", "", spelled)]
+    return sorted(set(found))
+
+
+def search_body(query: Mapping[str, Any]) -> dict[str, Any]:
+    """The search that fits a query of the provider contract."""
+    gpu, regions = query.get("gpu"), query.get("regions")
+    body: dict[str, Any] = {
+        "verified": {"eq": True},
+        "rentable": {"eq": True},
+        "external": {"eq": False},
+        "direct_port_count": {"gte": 1},
+        "disk_space": {"gte": query.get("disk_gib") or LEAST_DISK_GIB},
+        "type": "bid" if query.get("interruptible") else "on-demand",
+        "order": [["dph_total", "asc"]],
+        "limit": _WIDE_SEARCH_LIMIT if regions or not gpu else _SEARCH_LIMIT,
+        # Part of dph_total: with another size the price would be another one.
+        "allocated_storage": query.get("disk_gib") or LEAST_DISK_GIB,
+    }
+    if gpu:
+        body["gpu_name"] = {"in": spellings(gpu)}
+    if query.get("gpu_count"):
+        body["num_gpus"] = {"eq": query["gpu_count"]}
+    if query.get("runtime", "vm") == "vm":
+        body["vms_enabled"] = {"eq": True}
+    return body
+
+
+def bid_of(row: Mapping[str, Any]) -> float | None:
+    """The lowest bid, USD per hour for the machine without its storage."""
+    return _number(row.get("min_bid"))
+
+
+def offer_from(row: Mapping[str, Any], query: Mapping[str, Any]) -> Offer | None:
+    """The offer in our words; None when it doesn't fit the query, is taken, or is of a card that we don't know."""
+    gpu = gpu_of(row.get("gpu_name"), row.get("gpu_ram"))
+    gpu_count = int(_number(row.get("num_gpus")) or 0)
+    if not isinstance(row.get("id"), int) or gpu is None or row.get("rented") or row.get("rentable") is False:
+        return None
+    if query.get("gpu") and gpu != _gpus.resolve(query["gpu"]).name:
+        return None
+    if query.get("gpu_count") and gpu_count != query["gpu_count"]:
+        return None
+    region = region_of(row.get("geolocation"))
+    if query.get("regions") and region not in [one.upper() for one in query["regions"]]:
+        return None
+    interruptible = bool(query.get("interruptible"))
+    cores, mine, memory_mb = (_number(row.get(name)) for name in ("cpu_cores", "cpu_cores_effective", "cpu_ram"))
+    disk_gib = _number(row.get("disk_space"))
+    return Offer(
+        provider=PROVIDER,
+        id=str(row["id"]),
+        gpu=gpu,
+        gpu_count=gpu_count,
+        memory_mib=int(memory_mb * mine / cores) if memory_mb and mine and cores else None,
+        cpu_count=int(mine) if mine else None,
+        disk_gib=int(disk_gib) if disk_gib else None,
+        region=region,
+        runtime=Runtime(query.get("runtime", "vm")),
+        interruptible=interruptible,
+        price_per_hour_usd=_price(row, query) if interruptible else _number(row.get("dph_total")),
+    )
+
+
+def _price(row: Mapping[str, Any], query: Mapping[str, Any]) -> float | None:
+    """What a bid costs, USD per hour with its disk; None when one part of it is unknown."""
+    bid, storage = bid_of(row), _number(row.get("storage_cost"))
+    if bid is None or storage is None:
+        return None
+    return round(bid + storage * (query.get("disk_gib") or LEAST_DISK_GIB) / _HOURS_PER_MONTH, 6)
+
+
+def region_of(geolocation: Any) -> str | None:
+    """The country code of "City, CC"."""
+    code = geolocation.rpartition(",")[2].strip().upper() if isinstance(geolocation, str) else ""
+    return code or None
+
+
+def check_request(request: Request) -> None:
+    """Raise InvalidRequest for what Vast.ai would refuse or do differently."""
+    names = [name for name in request.env if not _ENV_NAME.fullmatch(name)]
+    problem = fix = ""
+    if names:
+        problem, fix = f"env has {names[0]!r}, which is no name of a variable", "Use letters, digits and '_'"
+    elif request.disk_gib < LEAST_DISK_GIB:
+        problem, fix = f"disk_gib {request.disk_gib} is too small", f"Set disk_gib to {LEAST_DISK_GIB} or more"
+    elif request.offer.runtime is Runtime.CONTAINER and not request.image:
+        problem, fix = "a container needs an image", "Set image"
+    elif request.offer.runtime is Runtime.VM and (request.args or request.entrypoint):
+        problem, fix = "a machine takes neither args nor entrypoint", "Set runtime: container, or leave them out"
+    if problem:
+        raise InvalidRequest(f"{PROVIDER} can't rent this: {problem}.", provider=PROVIDER, fix=f"{fix}.")
+
+
+def create_body(request: Request, bid_per_hour_usd: float | None) -> dict[str, Any]:
+    """What to send to rent an offer; a bid is sent only for an interruptible one, because it makes it so."""
+    marker = _marker.encode(request.marker)
+    ports = " ".join(f"{port}/{protocol}" for port, protocol in request.ports)
+    env = {**request.env, ENV_MARKER: marker, ENV_PORTS: ports}
+    env.update({f"-p {port}:{port}": "1" for port, _protocol in request.ports})
+    body: dict[str, Any] = {
+        "client_id": "me",
+        "image": request.image or DEFAULT_VM_IMAGE,
+        "disk": request.disk_gib,
+        "label": marker,
+        "env": env,
+        "target_state": "running",
+        "cancel_unavail": True,  # fail now, instead of starting some day
+    }
+    if request.offer.interruptible:
+        body["price"] = bid_per_hour_usd
+    if request.offer.runtime is Runtime.VM:
+        return body | {"runtype": "ssh_direct", "onstart": _start_script(request.ssh_public_key)}
+    body["runtype"] = "args"
+    if request.entrypoint:
+        body["onstart"] = request.entrypoint[0]  # in this mode Vast.ai takes it as the entry point
+    arguments = [*(request.entrypoint or ())[1:], *(request.args or ())]
+    return body | {"args": arguments} if arguments else body
+
+
+def _start_script(ssh_public_key: str | None) -> str:
+    lines = ["touch ~/.no_auto_tmux"]  # else a login ends up in tmux
+    if ssh_public_key:
+        key = shlex.quote(ssh_public_key.strip())
+        lines += [
+            "mkdir -p ~/.ssh && chmod 700 ~/.ssh",
+            f"grep -qxF {key} ~/.ssh/authorized_keys 2>/dev/null || printf '%s\\n' {key} >> ~/.ssh/authorized_keys",
+            "chmod 600 ~/.ssh/authorized_keys",
+        ]
+    return "\n".join(lines)
+
+
+def created(request: Request, contract: str, detail: str) -> Instance:
+    """The instance as far as it is known right after its create; nothing of the answer but its id is kept."""
+    offer, image = request.offer, request.image or DEFAULT_VM_IMAGE
+    return Instance(
+        provider=PROVIDER,
+        id=contract,
+        marker=request.marker,
+        status=Status.PENDING,
+        runtime=offer.runtime,
+        gpu=offer.gpu,
+        gpu_count=offer.gpu_count,
+        price_per_hour_usd=offer.price_per_hour_usd,
+        region=offer.region,
+        image=image,
+        disk_gib=request.disk_gib,
+        ports=request.ports,
+        created_at=_clock.now(),
+        detail=detail,
+    )
+
+
+def instance_from(row: Mapping[str, Any]) -> Instance | None:
+    """The instance in our words; None when its label isn't exactly one of our markers. Its secrets stay behind."""
+    label = row.get("label")
+    marker = _marker.parse(label) if isinstance(label, str) else None
+    if marker is None:
+        return None
+    runtime = Runtime.CONTAINER if "args" in str(row.get("image_runtype")) else Runtime.VM
+    status, detail = _status(row)
+    address = str(row.get("public_ipaddr") or "").strip() or None
+    disk_gib, created_at = _number(row.get("disk_space")), _number(row.get("start_date"))
+    return Instance(
+        provider=PROVIDER,
+        id=str(row["id"]),
+        marker=marker,
+        status=status,
+        runtime=runtime,
+        gpu=gpu_of(row.get("gpu_name"), row.get("gpu_ram")),
+        gpu_count=int(_number(row.get("num_gpus")) or 0),
+        price_per_hour_usd=price_of(row),
+        region=region_of(row.get("geolocation")),
+        image=row.get("image_uuid"),
+        disk_gib=round(disk_gib) if disk_gib else None,
+        ports=_ports(row),
+        address=address,
+        # In a container that runs an image as it is, nobody listens to SSH.
+        ssh_endpoints=_endpoints(row, address) if runtime is Runtime.VM else (),
+        created_at=created_at,
+        detail=detail,
+    )
+
+
+def _status(row: Mapping[str, Any]) -> tuple[Status, str]:
+    actual, intended = row.get("actual_status"), row.get("intended_status")
+    status = _STATUS.get(actual, Status.FAILED)
+    detail = " ".join(str(row.get("status_msg") or actual or "scheduling").split())[:300]
+    if intended == "stopped" and row.get("is_bid"):
+        return Status.STOPPED, f"stopped, or outbid by others; its disk goes on costing ({detail})"
+    if intended == "stopped" and status is Status.PENDING:
+        return Status.STOPPED, detail  # it will never start by itself
+    if intended == "running" and status is Status.STOPPED and row.get("cur_state") == "stopped":
+        return Status.PENDING, f"its start is queued ({detail})"
+    if actual in ("created", "loading") and _FATAL.search(detail):
+        return Status.FAILED, detail
+    return status, detail
+
+
+def price_of(row: Mapping[str, Any]) -> float | None:
+    """What it costs now, USD per hour."""
+    charged = row.get("instance")
+    now = _number(charged.get("totalHour")) if isinstance(charged, dict) else None
+    total = _number(row.get("dph_total"))
+    return total if row.get("actual_status") == "running" or now is None else now
+
+
+def _ports(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...] | None:
+    """The ports that were asked for; None when nobody knows."""
+    pairs = row.get("extra_env")
+    env = dict(pairs) if isinstance(pairs, dict) else dict(pair for pair in pairs or () if len(pair) == 2)
+    if ENV_PORTS not in env:
+        return None
+    found = re.findall(r"([0-9]+)/(tcp|http)", str(env[ENV_PORTS]))
+    return tuple((int(port), protocol) for port, protocol in found)
+
+
+def _endpoints(row: Mapping[str, Any], address: str | None) -> tuple[Endpoint, ...]:
+    """Directly first, as it is faster; then through Vast.ai's proxy, for machines whose ports can't be reached."""
+    found = []
+    mapped = (row.get("ports") or {}).get("22/tcp") or [{}]
+    port = str(mapped[0].get("HostPort") or "")
+    if address and port.isdecimal():
+        found.append(Endpoint(address, int(port)))
+    if row.get("ssh_host") and row.get("ssh_port"):
+        found.append(Endpoint(str(row["ssh_host"]).strip(), int(row["ssh_port"]), "proxy"))
+    return tuple(found)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def code_of(answer: Answer) -> str:
+    """The provider's own word for what went wrong; "" when it has none."""
+    body = answer.body if isinstance(answer.body, dict) else {}
+    code = str(body.get("error") or "")
+    # Sometimes the word stands in the sentence alone: "error 404/3603: no_such_ask …".
+    return "no_such_ask" if "no_such_ask" in answer.text else code
+
+
+def is_gone(answer: Answer) -> bool:
+    """Whether it says that there is no such instance. Any other 404 (an expired session is one) proves nothing."""
+    return code_of(answer) in ("no_such_instance", "not_found")
+
+
+def refusal(answer: Answer) -> ProviderError:
+    """An answer that says no, also one with HTTP 200, as an error of the contract."""
+    body, code = answer.body if isinstance(answer.body, dict) else {}, code_of(answer)
+    said = " ".join(str(body.get("msg") or body.get("detail") or code or answer.text).split())[:300]
+    details: dict[str, Any] = {"provider": PROVIDER, "status": answer.status, "request_id": answer.request_id}
+    message = f"{PROVIDER} refuses: {said or f'it answered {answer.status}'}."
+    if answer.status in (401, 403) or code == "auth_error":
+        return AuthError(message, fix=KEY_FIX, **details)
+    if code == "no_such_ask":
+        return OfferGone(message, fix="Somebody took it; run again to take another one.", **details)
+    if code == "resources_unavailable":
+        return NoCapacity(message, fix="Destroy it and rent another one, or try again later.", **details)
+    if answer.status == 402 or code in ("missing_billing", "insufficient_credit"):
+        return QuotaError(message, fix="Add credit at https://cloud.vast.ai/billing/.", **details)
+    if code.startswith("no_ssh_key"):
+        return InvalidRequest(message, fix="Add an SSH key at https://cloud.vast.ai/manage-keys/.", **details)
+    if answer.status == 410:
+        return ProviderUnavailable(message, fix="Vast.ai switched this route off; update gpuops.fleet.", **details)
+    return InvalidRequest(message, fix="Change what it names, then run again.", **details)

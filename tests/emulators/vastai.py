@@ -1,0 +1,469 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Vast.ai's REST API: the part that concerns offers and instances, as the official command line needs it too.
+
+Times of an instance's life are seconds of the world, and its status is worked out whenever somebody looks. Rate limits
+are faults to be set (429); there are no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from .server import make_app
+from .world import Rental, World
+
+URL_PATH = ""
+CREATED_SECONDS, LOADING_SECONDS = 3.0, 20.0  # of the first start; the image is pulled while it is loading
+START_SECONDS, STOP_SECONDS = 5.0, 3.0
+STORAGE_SHARE = 0.1  # of the price, for what doesn't run
+FIRST_INSTANCE, FIRST_OFFER, MACHINES_APART = 9_000_000, 31_000_000, 1000
+HOURS_PER_MONTH = 730
+LARGEST_PAGE = 25
+LONGEST_LABEL, LEAST_DISK_GB, LONGEST_START_SCRIPT = 256, 8, 4096
+_RUNTYPES = {"args", "ssh", "ssh_direct", "ssh_direc", "ssh_proxy", "jupyter", "jupyter_direct"}
+_RUNTYPES |= {"jupyter_direc", "jupyter_proxy"}  # the official client does write them without the t
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine that somebody lets. Memory of cards and hosts in MB, prices in USD per hour."""
+
+    machine_id: int
+    gpu_name: str
+    num_gpus: int
+    gpu_ram: int
+    dph_base: float
+    geolocation: str | None
+    verified: bool = True
+    rented: bool = False  # by somebody else; shown all the same
+    vms_enabled: bool = True
+    direct_port_count: int = 99
+    storage_cost: float = 0.15  # USD per GB and month
+    disk_space: float = 800.0
+    cpu_cores: int | None = 64
+    cpu_ram: int = 515_000
+
+
+HOSTS = (
+    Host(101, "A100 SXM4", 1, 81920, 1.20, "Quebec, CA"),
+    Host(102, "A100 SXM4", 1, 40960, 0.80, "Texas, US"),
+    Host(103, "A100 SXM4", 2, 81251, 2.30, "Sweden, SE"),
+    Host(104, "A100 PCIE", 1, 81920, 1.05, "California, US", rented=True),
+    Host(105, "RTX 4090", 1, 24564, 0.35, "Czechia, CZ", vms_enabled=False),
+    Host(106, "RTX 4090", 2, 24564, 0.68, "Norway, NO"),
+    Host(107, "RTX 4090", 1, 24564, 0.29, "Poland, PL", direct_port_count=0),
+    Host(108, "RTX 3090", 1, 24576, 0.14, ", US", verified=False),
+    Host(109, "RTX 3090", 1, 24576, 0.20, None, cpu_cores=None),
+    Host(110, "H100 SXM", 1, 81559, 2.10, "Iceland, IS"),
+    Host(111, "L40S", 1, 46068, 0.70, "Bulgaria, BG"),
+    Host(112, "A40", 1, 46068, 0.40, "Virginia, US"),
+    Host(113, "Radeon VII", 1, 16368, 0.08, "Utah, US"),
+)
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": operator.eq,
+    "neq": operator.ne,
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "in": lambda value, values: value in values,
+    "notin": lambda value, values: value not in values,
+}
+
+
+class Refused(Exception):
+    """An answer that says no; some do so with status 200, and one kind leaves a contract behind."""
+
+    def __init__(self, status: int, error: str, msg: str, **more: Any) -> None:
+        super().__init__(msg)
+        self.status, self.content = status, {"success": False, "error": error, "msg": msg, **more}
+
+
+def _fits(row: dict[str, Any], conditions: dict[str, Any]) -> bool:
+    for field, wanted in conditions.items():
+        if field not in row:
+            raise Refused(400, "invalid_args", f"unknown field {field}")
+        for name, value in wanted.items():
+            compare, mine = _OPERATORS.get(name), row[field]
+            if compare is None:
+                raise Refused(400, "invalid_args", f"unknown operator {name}")
+            if mine is None and name in ("gt", "gte", "lt", "lte"):
+                return False
+            if not compare(mine, value):
+                return False
+    return True
+
+
+def _offer(host: Host, storage_gb: float, bid: bool) -> dict[str, Any]:
+    storage = host.storage_cost * storage_gb / HOURS_PER_MONTH
+    number = FIRST_OFFER + host.machine_id
+    return {
+        "id": number,
+        "ask_contract_id": number,
+        "machine_id": host.machine_id,
+        "host_id": host.machine_id + 5000,
+        "gpu_name": host.gpu_name,
+        "num_gpus": host.num_gpus,
+        "gpu_ram": host.gpu_ram,
+        "gpu_total_ram": host.gpu_ram * host.num_gpus,
+        "gpu_frac": 0.5,
+        "cpu_cores": host.cpu_cores,
+        "cpu_cores_effective": 16.0,
+        "cpu_ghz": 2.4,
+        "cpu_ram": host.cpu_ram,
+        "disk_space": host.disk_space,
+        "dph_base": host.dph_base,
+        "dph_total": round(host.dph_base + storage, 6),
+        "discounted_dph_total": round(host.dph_base + storage, 6),
+        "min_bid": round(host.dph_base / 2, 4),
+        "storage_cost": host.storage_cost,
+        "storage_total_cost": storage,
+        "search": {"gpuCostPerHour": host.dph_base, "diskHour": storage, "totalHour": host.dph_base + storage},
+        "inet_up": 900.0,
+        "inet_down": 1800.0,
+        "inet_up_cost": 0.01,
+        "inet_down_cost": 0.01,
+        "reliability": 0.99,
+        "reliability2": 0.99,
+        "verified": host.verified,
+        "verification": "verified" if host.verified else "unverified",
+        "geolocation": host.geolocation,
+        "cuda_max_good": 12.8,
+        "compute_cap": 890,
+        "driver_version": "570.86.15",
+        "direct_port_count": host.direct_port_count,
+        "static_ip": True,
+        "public_ipaddr": "203.0.113.20",
+        "duration": 30 * 86400.0,
+        "pcie_bw": 24.0,
+        "dlperf": 100.0,
+        "dlperf_per_dphtotal": 100.0,
+        "score": 100.0 / host.dph_base,
+        "rentable": True,
+        "rented": host.rented,
+        "external": False,
+        "is_bid": bid,
+        "hosting_type": 1,
+        "vms_enabled": host.vms_enabled,
+    }
+
+
+class Account:
+    """What the routes do. The wire of a rental holds its row; what begins with "_" is nobody's business."""
+
+    def __init__(self, world: World, hosts: tuple[Host, ...]) -> None:
+        self.world = world
+        self.hosts = {FIRST_OFFER + host.machine_id: host for host in hosts}
+
+    def search(self, wish: dict[str, Any]) -> dict[str, Any]:
+        # rented is one of the fields that the real search takes and ignores.
+        plain = {"type", "order", "limit", "allocated_storage", "rented", "disable_bundling", "target_reliability"}
+        conditions = {"verified": {"eq": True}, "rentable": {"eq": True}, "external": {"eq": False}}
+        conditions |= {field: wanted for field, wanted in wish.items() if field not in plain}
+        kind = wish.get("type", "on-demand")
+        if kind not in ("on-demand", "ondemand", "bid", "reserved"):
+            raise Refused(400, "invalid_args", f"unknown type {kind}")
+        taken = {rental.wire["_offer"] for rental in self.world.alive() if rental.wire["_offer"]}
+        rows = [
+            _offer(host, float(wish.get("allocated_storage", 8)), kind == "bid")
+            for number, host in self.hosts.items()
+            if number not in taken
+        ]
+        found = [row for row in rows if _fits(row, conditions)]
+        for field, direction in reversed(wish.get("order") or [["score", "desc"]]):
+            found.sort(key=lambda row: row.get(field) or 0, reverse=direction == "desc")
+        limit = int(wish.get("limit", 64))
+        return {"success": True, "offers": found[:limit], "truncated": len(found) > limit}
+
+    def create(self, number: int, wish: dict[str, Any]) -> dict[str, Any]:
+        host = self.hosts.get(number)
+        if host is None:
+            raise Refused(404, "invalid_args", f"error 404/3603: no_such_ask  Instance type by id {number} is gone.")
+        self._check_create(wish)
+        taken = any(rental.wire["_offer"] == number for rental in self.world.alive())
+        if taken or host.rented:
+            raise Refused(410, "no_such_ask", f"error 410/3907: no_such_ask  ask {number} is not available.")
+        disk, price = float(wish.get("disk", 8)), wish.get("price")
+        offer = _offer(host, disk, price is not None)
+        storage = offer["storage_total_cost"]
+        too_low = price is not None and price < offer["min_bid"]
+        now, identity = self.world.now(), FIRST_INSTANCE + next(self.world.numbers)
+        wire = {
+            **offer,
+            "id": identity,
+            "label": wish.get("label"),
+            "disk_space": disk,
+            "dph_total": round(price + storage, 6) if price is not None else offer["dph_total"],
+            "is_bid": price is not None,
+            "image_uuid": wish["image"],
+            "image_runtype": wish.get("runtype", "ssh"),
+            "extra_env": [list(pair) for pair in (wish.get("env") or {}).items()],
+            "onstart": wish.get("onstart"),
+            "image_args": wish.get("args") or [],
+            "start_date": now,
+            "end_date": now + 30 * 86400.0,
+            "jupyter_token": secrets.token_hex(32),
+            "status_msg": None,
+            "gpu_util": 0.0,
+            "_offer": 0 if too_low else number,  # a bid that lost takes no GPU away
+            "_intended": "stopped" if too_low or wish.get("target_state") == "stopped" else "running",
+            "_since": now,  # when the last order came
+            "_began": False,  # whether it has run before
+            "_keys": [],
+        }
+        rental = Rental(str(identity), "vastai", wish.get("label") or "", "created", now, wire["dph_total"], wire)
+        rental.price_per_hour_usd *= STORAGE_SHARE
+        self.world.rent(rental)
+        self.world.bill(rental, costs=True)
+        if too_low:
+            raise Refused(200, "bid_too_low", "your bid is too low, the instance was stopped", new_contract=identity)
+        return {"success": True, "new_contract": identity, "instance_api_key": secrets.token_hex(32)}
+
+    def _check_create(self, wish: dict[str, Any]) -> None:
+        price, env = wish.get("price"), wish.get("env")
+        script = json.dumps([wish.get("onstart") or "", wish.get("args") or ""])
+        if not wish.get("image") or not isinstance(wish["image"], str):
+            raise Refused(400, "invalid_args", "image is missing")
+        if env is not None and not isinstance(env, dict):
+            raise Refused(400, "invalid_args", "env is not an object")
+        if float(wish.get("disk", LEAST_DISK_GB)) < LEAST_DISK_GB:
+            raise Refused(400, "invalid_args", f"disk is less than {LEAST_DISK_GB}")
+        if len(wish.get("label") or "") > LONGEST_LABEL:
+            raise Refused(400, "label_too_long", f"label is longer than {LONGEST_LABEL}")
+        if not set(str(wish.get("runtype", "ssh")).split()) <= _RUNTYPES:
+            raise Refused(400, "invalid_args", f"unknown runtype {wish['runtype']}")
+        if len(script) > LONGEST_START_SCRIPT:
+            raise Refused(400, "invalid_args", "onstart and args are too long")
+        if price is not None and not (isinstance(price, (int, float)) and 0.001 <= price <= 128):
+            raise Refused(400, "invalid_price", "price is not between 0.001 and 128")
+
+    def find(self, identity: int) -> Rental | None:
+        rental = self.world.rentals.get(str(identity))
+        return rental if rental is not None and rental.alive else None
+
+    def must_find(self, identity: int) -> Rental:
+        rental = self.find(identity)
+        if rental is None:
+            raise Refused(404, "no_such_instance", f"Instance {identity} not found.")
+        return rental
+
+    def refresh(self, rental: Rental) -> None:
+        """Bring its status, and what it has cost, up to date."""
+        wire, age = rental.wire, self.world.now() - rental.wire["_since"]
+        if wire["_intended"] == "running" and rental.status != "running":
+            if wire["_began"]:
+                takes, rental.status = START_SECONDS, "exited"
+            else:
+                takes = CREATED_SECONDS + LOADING_SECONDS
+                rental.status = "created" if age < CREATED_SECONDS else "loading"
+            if age >= takes:
+                rental.status, wire["_began"] = "running", True
+                self._charge(rental, wire["_since"] + takes, wire["dph_total"])
+        elif wire["_intended"] == "stopped" and rental.status not in ("exited", "created") and age >= STOP_SECONDS:
+            rental.status = "exited"
+            self._charge(rental, wire["_since"] + STOP_SECONDS, wire["dph_total"] * STORAGE_SHARE)
+
+    def _charge(self, rental: Rental, since: float, price_per_hour_usd: float) -> None:
+        """From then on it costs this; what was billed at the old price after that is put right."""
+        self.world.bill(rental, costs=True)
+        assert rental.billed_since is not None
+        rental.billed_usd += (rental.billed_since - since) / 3600 * (price_per_hour_usd - rental.price_per_hour_usd)
+        rental.price_per_hour_usd = price_per_hour_usd
+
+    def order(self, rental: Rental, wish: dict[str, Any]) -> None:
+        """Start, stop, or give it a label."""
+        if "label" in wish:
+            if len(wish["label"] or "") > 1024:
+                raise Refused(400, "label_too_long", "label is longer than 1024")
+            rental.wire["label"], rental.owner = wish["label"], wish["label"] or ""
+        if "state" not in wish:
+            return
+        if wish["state"] not in ("running", "stopped"):
+            raise Refused(400, "invalid_args", f"unknown state {wish['state']}")
+        self.refresh(rental)
+        if rental.wire["_intended"] != wish["state"]:
+            rental.wire["_intended"], rental.wire["_since"] = wish["state"], self.world.now()
+
+    def delete(self, rental: Rental) -> None:
+        self.refresh(rental)
+        self.world.delete(rental)
+
+    def show(self, rental: Rental) -> dict[str, Any]:
+        self.refresh(rental)
+        wire, running = rental.wire, rental.status == "running"
+        state = "running" if rental.status in ("running", "created", "loading") else "stopped"
+        state = wire["_intended"] if not wire["_began"] else state
+        # The ports outside are others after each start.
+        digest = hashlib.sha256(f"{rental.id} {wire['_since']}".encode()).digest()
+        first = 20000 + int.from_bytes(digest[:2], "big") % 40000
+        asked = [
+            key.removeprefix("-p ").partition(":")[2] for key, _value in wire["extra_env"] if key.startswith("-p ")
+        ]
+        inside = (["22"] if "ssh" in wire["image_runtype"] else []) + asked
+        ports = {
+            f"{port}/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(first + index)}]  # noqa: S104 (as Docker writes it)
+            for index, port in enumerate(dict.fromkeys(inside))
+        }
+        return {name: value for name, value in wire.items() if not name.startswith("_")} | {
+            "actual_status": rental.status,
+            "intended_status": wire["_intended"],
+            "cur_state": state,
+            "next_state": wire["_intended"],
+            "public_ipaddr": "203.0.113.20 \n",
+            "ssh_host": f"ssh{rental.wire['machine_id'] % 9 + 1}.vast.ai",
+            "ssh_port": 10000 + int(rental.id) % 20000,
+            "ports": ports if running else None,
+            "direct_port_start": first,
+            "direct_port_end": first + len(inside),
+            "uptime_mins": (self.world.now() - wire["_since"]) / 60 if running else 0.0,
+            "instance": {"totalHour": rental.price_per_hour_usd},
+        }
+
+    def page(self, query: dict[str, str]) -> dict[str, Any]:
+        """One page of the v1 list; a token says after which id the next one begins."""
+        try:
+            limit = int(query.get("limit", LARGEST_PAGE))
+            conditions = json.loads(query.get("select_filters") or "{}")
+            order = json.loads(query.get("order_by") or "[]")
+        except ValueError as error:
+            raise Refused(400, "invalid_request", str(error)) from error
+        if not 1 <= limit <= LARGEST_PAGE:
+            raise Refused(400, "invalid_request", f"limit must be between 1 and {LARGEST_PAGE}")
+        token = query.get("after_token")
+        if token is not None and not (token.startswith("after-") and token[6:].isdecimal()):
+            raise Refused(400, "invalid_token", "after_token is not one of ours")
+        rows = [row for row in map(self.show, self.world.alive()) if _fits(row, conditions)]
+        rows.sort(key=lambda row: row["id"], reverse=any(one == {"col": "id", "dir": "desc"} for one in order))
+        start = next((index + 1 for index, row in enumerate(rows) if token == f"after-{row['id']}"), 0)
+        if token and not start:  # what it points to is gone: go on where it would be
+            start = sum(row["id"] <= int(token[6:]) for row in rows)
+        page = rows[start : start + limit]
+        labels = [row["label"] for row in rows]
+        return {
+            "success": True,
+            "instances_found": len(page),
+            "total_instances": len(rows),
+            "label_counts": {str(label): labels.count(label) for label in set(labels)},
+            "next_token": f"after-{page[-1]['id']}" if start + limit < len(rows) else None,
+            "instances": page,
+        }
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body() or b"{}")
+    except ValueError as error:
+        raise Refused(400, "invalid_args", "the body is no JSON") from error
+    if not isinstance(body, dict):
+        raise Refused(400, "invalid_args", "the body is no object")
+    return body
+
+
+async def _identify(request: Request) -> None:
+    if not (request.headers.get("authorization") or request.query_params.get("api_key")):
+        raise Refused(401, "auth_error", "Invalid user key")
+
+
+def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> FastAPI:
+    """The routes; with copies there is more than one machine of each kind."""
+    app = make_app(world)
+    several = tuple(
+        Host(**{**vars(host), "machine_id": host.machine_id + MACHINES_APART * index})
+        for index in range(copies)
+        for host in hosts
+    )
+    account, routes = Account(world, several), APIRouter(dependencies=[Depends(_identify)])
+
+    @app.exception_handler(Refused)
+    async def refuse(_request: Request, refused: Refused) -> JSONResponse:
+        return JSONResponse(refused.content, refused.status)
+
+    @routes.post("/api/v0/bundles/")
+    async def search(request: Request) -> JSONResponse:
+        wish = await _body(request)
+        with world.lock:
+            return JSONResponse(account.search(wish))  # its Content-Type has no charset: the client insists
+
+    @routes.put("/api/v0/search/asks/")
+    async def search_new(request: Request) -> JSONResponse:
+        wish = await _body(request)
+        with world.lock:
+            return JSONResponse(account.search(wish.get("q") or {}))
+
+    @routes.put("/api/v0/asks/{number:int}/")
+    async def create(number: int, request: Request) -> JSONResponse:
+        wish = await _body(request)
+        with world.lock:
+            return JSONResponse(account.create(number, wish))
+
+    @routes.get("/api/v0/users/current")
+    @routes.get("/api/v0/users/current/")
+    async def user() -> dict[str, Any]:
+        return {"id": 4711, "username": "emulated", "email": "emulated@example.org", "credit": 100.0, "balance": 0.0}
+
+    @routes.get("/api/v0/instances/filters/")
+    async def filters() -> dict[str, Any]:
+        with world.lock:
+            rows = [account.show(rental) for rental in world.alive()]
+        names = ("actual_status", "label", "gpu_name", "verification")
+        return {"success": True, "filters": [{name: row[name] for name in names} for row in rows]}
+
+    @routes.get("/api/v0/instances/")
+    async def old_list() -> None:
+        raise Refused(410, "gone", "This route was switched off; use /api/v1/instances/.")
+
+    @routes.get("/api/v1/instances/")
+    async def list_page(request: Request) -> dict[str, Any]:
+        with world.lock:
+            return account.page(dict(request.query_params))
+
+    @routes.get("/api/v0/instances/{identity:int}/")
+    async def show(identity: int) -> dict[str, Any]:
+        with world.lock:
+            rental = account.find(identity)
+            return {"instances": account.show(rental) if rental else None}
+
+    @routes.put("/api/v0/instances/{identity:int}/")
+    async def order(identity: int, request: Request) -> dict[str, Any]:
+        wish = await _body(request)
+        with world.lock:
+            account.order(account.must_find(identity), wish)
+            return {"success": True}
+
+    @routes.delete("/api/v0/instances/{identity:int}/")
+    async def destroy(identity: int) -> dict[str, Any]:
+        with world.lock:
+            account.delete(account.must_find(identity))
+            return {"success": True}
+
+    @routes.post("/api/v0/instances/{identity:int}/ssh/")
+    async def add_key(identity: int, request: Request) -> dict[str, Any]:
+        wish = await _body(request)
+        with world.lock:
+            rental = account.must_find(identity)
+            if not str(wish.get("ssh_key", "")).startswith(("ssh-", "ecdsa-", "sk-")):
+                raise Refused(400, "invalid_args", "ssh_key is no public key")
+            rental.wire["_keys"].append(wish["ssh_key"])
+            return {"success": True, "msg": "SSH key added to instance."}
+
+    @routes.get("/api/v0/instances/{identity:int}/ssh/")
+    async def keys(identity: int) -> dict[str, Any]:
+        with world.lock:
+            found = account.must_find(identity).wire["_keys"]
+            # Text with JSON in it, as the real one answers.
+            return {"success": True, "ssh_keys": json.dumps([{"id": 1, "public_key": key} for key in found])}
+
+    app.include_router(routes)
+    return app
