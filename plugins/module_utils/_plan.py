@@ -87,7 +87,8 @@ def find_differences(current: Instance, wish: Wish) -> tuple[Difference, ...]:
     """What the user said and the instance isn't. What the user did not say, and what nobody knows, is no difference."""
     pairs = {
         "provider": (current.provider, wish.providers and current.provider not in wish.providers, list(wish.providers)),
-        "gpu": (current.gpu, wish.gpu and current.gpu != wish.gpu, wish.gpu),
+        # A card whose name can't be read is no other card.
+        "gpu": (current.gpu, wish.gpu and current.gpu not in (None, wish.gpu), wish.gpu),
         "gpu_count": (current.gpu_count, wish.gpu and current.gpu_count != wish.gpu_count, wish.gpu_count),
         "instance_type": (
             current.instance_type,

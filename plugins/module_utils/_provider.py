@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Request
@@ -59,7 +59,9 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
         {
             Capability.STOP,
             Capability.SPOT,
+            Capability.VM,
             Capability.CONTAINER,
+            Capability.ENTRYPOINT,
             Capability.ARGS,
             Capability.ENV,
             Capability.REGIONS,
@@ -193,8 +195,11 @@ def load(name: str, settings: Mapping[str, Any] | None = None) -> Provider:
     # what it sees imported.
     from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local, runpod, vastai
 
-    makers = {"local": local.make, "runpod": runpod.make, "vastai": vastai.make}
+    makers: dict[str, Callable[[Mapping[str, Any]], Provider]] = {
+        "local": local.make,
+        "runpod": runpod.make,
+        "vastai": vastai.make,
+    }
     if name not in makers:
         raise ValueError(f"provider '{name}' is not known; use one of: {', '.join(PROVIDER_NAMES)}.")
-    provider: Provider = makers[name](settings or {})
-    return provider
+    return makers[name](settings or {})

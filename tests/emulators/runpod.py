@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,16 +27,27 @@ DISK_PRICE_PER_GB_HOUR = 0.20 / 730  # a persistent mount of a stopped pod; noth
 
 Cloud = Literal["SECURE", "COMMUNITY"]
 
-# id, name, memory (GB), price secure and community (USD per hour and GPU), data centres with their stock
-GPUS: tuple[tuple[str, str, int, float | None, float | None, dict[str, str]], ...] = (
-    ("NVIDIA A100 80GB PCIe", "A100 PCIe", 80, 1.64, 1.19, {"US-KS-2": "LOW", "EU-RO-1": "MEDIUM"}),
-    ("NVIDIA A100-SXM4-80GB", "A100 SXM", 80, 1.89, None, {"US-MO-1": "HIGH"}),
-    ("NVIDIA H100 80GB HBM3", "H100 SXM", 80, 2.99, 2.69, {"US-CA-2": "LOW"}),
-    ("NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69, 0.34, {"EU-RO-1": "HIGH", "US-IL-1": "HIGH"}),
-    ("NVIDIA GeForce RTX 3090", "RTX 3090", 24, 0.46, 0.22, {"EU-CZ-1": "NONE"}),
-    ("NVIDIA L40S", "L40S", 48, 0.86, None, {"US-KS-2": "MEDIUM"}),
-    ("NVIDIA A40", "A40", 48, 0.40, None, {"EU-SE-1": "LOW"}),
-    ("unknown", "unknown", 0, None, None, {}),
+
+class GpuType(NamedTuple):
+    """A line of the catalog: memory in GB, prices in USD per hour and GPU, stock by data centre."""
+
+    id: str
+    name: str
+    memory: int
+    secure: float | None
+    community: float | None
+    stock: dict[str, str]
+
+
+GPUS = (
+    GpuType("NVIDIA A100 80GB PCIe", "A100 PCIe", 80, 1.64, 1.19, {"US-KS-2": "LOW", "EU-RO-1": "MEDIUM"}),
+    GpuType("NVIDIA A100-SXM4-80GB", "A100 SXM", 80, 1.89, None, {"US-MO-1": "HIGH"}),
+    GpuType("NVIDIA H100 80GB HBM3", "H100 SXM", 80, 2.99, 2.69, {"US-CA-2": "LOW"}),
+    GpuType("NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69, 0.34, {"EU-RO-1": "HIGH", "US-IL-1": "HIGH"}),
+    GpuType("NVIDIA GeForce RTX 3090", "RTX 3090", 24, 0.46, 0.22, {"EU-CZ-1": "NONE"}),
+    GpuType("NVIDIA L40S", "L40S", 48, 0.86, None, {"US-KS-2": "MEDIUM"}),
+    GpuType("NVIDIA A40", "A40", 48, 0.40, None, {"EU-SE-1": "LOW"}),
+    GpuType("unknown", "unknown", 0, None, None, {}),
 )
 
 
@@ -103,7 +114,7 @@ def _availability(stock: dict[str, str]) -> str:
     return max(stock.values(), key=["NONE", "LOW", "MEDIUM", "HIGH"].index, default="NONE")
 
 
-def _catalog_entry(row: tuple[Any, ...], cloud: str | None) -> dict[str, Any]:
+def _catalog_entry(row: GpuType, cloud: str | None) -> dict[str, Any]:
     identity, name, memory, secure, community, stock = row
     entry: dict[str, Any] = {
         "id": identity,
@@ -133,9 +144,9 @@ class Pods:
         self.world = world
 
     def create(self, wish: CreatePod) -> dict[str, Any]:
-        row = next((row for row in GPUS if row[0] == wish.gpu.id), None)
-        price = row[3 if wish.cloud == "SECURE" else 4] if row else None
-        places = [place for place, level in (row[5] if row else {}).items() if level != "NONE"]
+        row = next((row for row in GPUS if row.id == wish.gpu.id), None)
+        price = (row.secure if wish.cloud == "SECURE" else row.community) if row else None
+        places = [place for place, level in (row.stock if row else {}).items() if level != "NONE"]
         wanted = wish.dataCenterIds or places
         place = next((place for place in places if place in wanted), None)
         if price is None or wish.gpu.count is None or place is None:

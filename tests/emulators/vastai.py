@@ -101,9 +101,18 @@ def _fits(row: dict[str, Any], conditions: dict[str, Any]) -> bool:
                 raise Refused(400, "invalid_args", f"unknown operator {name}")
             if mine is None and name in ("gt", "gte", "lt", "lte"):
                 return False
-            if not compare(mine, value):
+            if not compare(mine, _like(mine, value)):
                 return False
     return True
+
+
+def _like(mine: Any, value: Any) -> Any:
+    """The value as what it is compared with: the official client sends numbers as text."""
+    if isinstance(value, list):
+        return [_like(mine, one) for one in value]
+    if isinstance(value, str) and isinstance(mine, (int, float)):
+        return value.lower() == "true" if isinstance(mine, bool) else float(value)
+    return value
 
 
 def _offer(host: Host, storage_gb: float, bid: bool) -> dict[str, Any]:

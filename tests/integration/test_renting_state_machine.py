@@ -287,16 +287,15 @@ Renting.TestCase.settings = settings(
 )
 
 
-class TestRenting(Renting.TestCase):
-    """Hypothesis makes a unittest of the machine."""
+TestRenting = Renting.TestCase
 
 
 def test_the_machine_knows_every_call_and_event_of_the_code() -> None:
-    source = pathlib.Path(provider.__file__).read_text()
+    source = pathlib.Path(str(provider.__file__)).read_text()
     assert len(re.findall(r"_api\.call\(", source)) == len(CALLS)
     told = set()
     for module in (_rent, _engine):
-        for line in re.findall(r"_journal\.record\((.*?)\)", pathlib.Path(module.__file__).read_text(), re.DOTALL):
+        for line in re.findall(r"_journal\.record\((.*?)\)", pathlib.Path(str(module.__file__)).read_text(), re.DOTALL):
             told |= set(re.findall(r'"([a-z_]+)"', line.replace('"start"', "").replace('"stop"', "")))
     assert told == {*EVENTS, "host_key", "unready"}
 

@@ -187,7 +187,7 @@ class RunpodProvider:
         return instance
 
     def _as_instance(self, pod: Mapping[str, Any]) -> Instance | None:
-        """What the API says of a pod, in our words; None when it carries no marker of ours. Its environment stays here."""
+        """What the API says of a pod, in our words but for its environment; None when it carries no marker of ours."""
         marker = _marker_of(pod)
         if marker is None:
             return None

@@ -242,19 +242,19 @@ class VastaiProvider:
     def _end(self, instance_id: str, row: Mapping[str, Any] | None) -> bool:
         """Destroy it, again if need be, until Vast.ai says that it doesn't exist."""
         deadline = _clock.monotonic() + DELETE_DEADLINE_SECONDS
-        tried, problem = False, "it is still listed"
+        attempts, problem = 0, "it is still listed"
         while True:
             try:
                 answer = self._call("DELETE", self._path(instance_id), body={}, accept=(404,))
                 if wire.is_gone(answer):
-                    return tried  # if we have not tried before, somebody else did it
+                    return attempts > 0  # if we have not tried before, somebody else did it
                 if answer.status == 404:
                     raise wire.refusal(answer)
                 if not self._succeeded(answer):
                     problem = wire.refusal(answer).message
             except Ambiguous as error:
                 problem = error.message
-            tried = True
+            attempts += 1
             again_at = min(deadline, _clock.monotonic() + DELETE_AGAIN_SECONDS)
             while True:
                 now = self._row(instance_id)
@@ -263,7 +263,7 @@ class VastaiProvider:
                 if _clock.monotonic() >= again_at:
                     break
                 _clock.sleep(_POLL_SECONDS)
-            if _clock.monotonic() >= deadline:
+            if attempts > 1 and _clock.monotonic() >= deadline:
                 price = wire.price_of(now or row or {})
                 costs = "an unknown amount" if price is None else f"{price:.3f} USD"
                 raise ProviderUnavailable(

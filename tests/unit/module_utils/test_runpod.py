@@ -33,6 +33,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     QuotaError,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod
+from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Transport
 from emulators import runpod as emulator
 from emulators.server import serving
 from emulators.world import Fault, World
@@ -184,14 +185,14 @@ def test_half_a_list_is_no_list(provider: runpod.RunpodProvider, world: World, m
     monkeypatch.setattr(runpod, "PAGE_SIZE", 2)
     for _number in range(3):
         rent(provider)
-    original = runpod.Transport.call
+    original = Transport.call
 
     def fails_on_the_second_page(self: Any, method: str, path: str, **options: Any) -> Any:
         if (options.get("query") or {}).get("cursor"):
             world.faults = [Fault(status=503, times=None)]
         return original(self, method, path, **options)
 
-    monkeypatch.setattr(runpod.Transport, "call", fails_on_the_second_page)
+    monkeypatch.setattr(Transport, "call", fails_on_the_second_page)
     with pytest.raises(ProviderUnavailable):
         provider.list()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Endpoint,
     Instance,
@@ -46,15 +46,24 @@ PLANTED = "planted-secret-5b1c"
 ASKS, INSTANCE, PAGES = r"/asks/", r"/v0/instances/[0-9]+/$", r"/v1/instances/"
 
 
-@pytest.fixture
-def world() -> World:
-    return World("vastai", scale=3600)
-
-
-@pytest.fixture
-def url(world: World) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def stage() -> Iterator[tuple[World, str]]:
+    """One server for all tests here, as starting one takes longer than most of them."""
+    world = World("vastai")
     with serving(emulator.make(world), world) as base:
-        yield base + emulator.URL_PATH
+        yield world, base + emulator.URL_PATH
+
+
+@pytest.fixture
+def world(stage: tuple[World, str]) -> World:
+    """The server's world, as new."""
+    vars(stage[0]).update(vars(World("vastai", scale=3600)))
+    return stage[0]
+
+
+@pytest.fixture
+def url(stage: tuple[World, str], world: World) -> str:
+    return stage[1]
 
 
 @pytest.fixture
@@ -63,12 +72,11 @@ def provider(url: str) -> vastai.VastaiProvider:
 
 
 @pytest.fixture(autouse=True)
-def _fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five hundred times as fast as life, for sleeping and for measuring alike."""
-    monkeypatch.setattr(_clock, "sleep", lambda seconds: time.sleep(max(0.0, seconds) / 500))
-    monkeypatch.setattr(_clock, "monotonic", lambda: time.monotonic() * 500)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Ours stands still until somebody sleeps; the world's runs on, an hour in each second."""
     for name in ("VAST_API_KEY", "VAST_URL"):
         monkeypatch.delenv(name, raising=False)
+    return FakeClock().install(monkeypatch)
 
 
 def query(**wanted: Any) -> dict[str, Any]:
@@ -230,13 +238,14 @@ def test_a_lost_search_is_no_mystery(provider: vastai.VastaiProvider, world: Wor
         provider.offers(query())
 
 
-def test_the_daily_quota_is_not_slept_through(provider: vastai.VastaiProvider, world: World) -> None:
+def test_the_daily_quota_is_not_slept_through(provider: vastai.VastaiProvider, world: World, clock: FakeClock) -> None:
     body = {"success": False, "error": "search_quota_exceeded"}
     world.faults = [Fault(path="/bundles/", status=429, body=body, headers={"Retry-After": "7200"})]
     with pytest.raises(RateLimited) as caught:
         provider.offers(query())
     assert caught.value.retry_after_seconds == 7200
     assert len(world.calls) == 1
+    assert sum(clock.slept) == 0
 
 
 # Credentials
@@ -373,7 +382,7 @@ def test_what_would_go_wrong_is_refused_before_any_call(
     provider: vastai.VastaiProvider, world: World, changes: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem) as caught:
-        provider.create(request(Offer("vastai", "1"), **changes))
+        provider.create(request(**{"offer": Offer("vastai", "1")} | changes))
     assert caught.value.fix
     assert world.calls == []
 
@@ -456,7 +465,7 @@ def test_neither_yes_nor_no_is_ambiguous(provider: vastai.VastaiProvider, world:
 
 def test_no_secret_leaves(provider: vastai.VastaiProvider, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     tokens = iter([f"leaked-{index}" for index in range(20)])
-    monkeypatch.setattr(emulator.secrets, "token_hex", lambda size: next(tokens))
+    monkeypatch.setattr("secrets.token_hex", lambda size: next(tokens))
     made = rent(provider, env={"TOKEN": PLANTED}, ssh_public_key=KEY)
     wait_for(provider, made.id, Status.RUNNING)
     shown = repr([made, provider.list(), provider.get(made.id), provider, vars(provider)["_transport"]])
@@ -572,6 +581,13 @@ def test_a_start_that_must_wait_for_a_gpu(provider: vastai.VastaiProvider, world
     world.faults = [Fault(method="PUT", path=INSTANCE, status=200, body=body)]
     with pytest.raises(NoCapacity, match="queued"):
         provider.start(made.id)
+
+
+def test_a_start_that_was_taken_is_no_longer_stopped(provider: vastai.VastaiProvider, world: World) -> None:
+    made = rent(provider)
+    row = BASE | {"id": int(made.id), "actual_status": "exited"}  # the list has not heard of it yet
+    world.faults = [Fault(method="GET", path=INSTANCE, status=200, body={"instances": row}, times=None)]
+    assert provider.start(made.id).status is Status.PENDING
 
 
 def test_what_is_gone_can_not_be_started(provider: vastai.VastaiProvider) -> None:
@@ -720,12 +736,9 @@ def test_somebody_else_was_faster(provider: vastai.VastaiProvider, world: World)
     assert provider.delete(made.id) is False
 
 
-def test_a_delete_that_never_works_is_loud(
-    provider: vastai.VastaiProvider, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_delete_that_never_works_is_loud(provider: vastai.VastaiProvider, world: World, clock: FakeClock) -> None:
     made = rent(provider)
     wait_for(provider, made.id, Status.RUNNING)
-    clock = FakeClock().install(monkeypatch)
     began = clock.time
     world.faults = [Fault(method="DELETE", status=200, body={"success": True}, times=None)]
     with pytest.raises(ProviderUnavailable, match=r"costing 0\.410 USD per hour") as caught:
@@ -762,8 +775,8 @@ def test_a_refusal_in_our_words(status: int, body: Any, error: type[ProviderErro
     assert said in refused.message
 
 
-def test_calls_of_one_kind_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, pace = FakeClock().install(monkeypatch), vastai.Pace()
+def test_calls_of_one_kind_keep_their_distance(clock: FakeClock) -> None:
+    pace = vastai.Pace()
     for method, path in [
         ("PUT", "/api/v0/asks/1/"),
         ("PUT", "/api/v0/asks/2/"),
@@ -780,11 +793,12 @@ def test_calls_of_one_kind_keep_their_distance(monkeypatch: pytest.MonkeyPatch) 
 # The emulator
 
 
-def test_an_hour_costs_what_was_said(provider: vastai.VastaiProvider, world: World) -> None:
+def test_an_hour_costs_what_was_said(
+    provider: vastai.VastaiProvider, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tenth of the price while it doesn't run, the whole while it does, however late somebody looks."""
-    world._scale = 1.0
     now = [world.now()]
-    world.now = lambda: now[0]  # type: ignore[method-assign]
+    monkeypatch.setattr(world, "now", lambda: now[0])
     made = rent(provider)
     price = body_of(world, made.id)["dph_total"]
     now[0] += 3600 + 23
@@ -802,7 +816,8 @@ def test_an_hour_costs_what_was_said(provider: vastai.VastaiProvider, world: Wor
 def test_the_emulator_answers_the_official_client(url: str) -> None:
     """What vastai 1.9.1 was seen to insist on."""
     headers = {"Authorization": "Bearer x"}
-    found = requests.post(f"{url}/api/v0/bundles/", json={"gpu_name": {"eq": "A40"}}, headers=headers, timeout=5)
+    wanted = {"gpu_name": {"eq": "A40"}, "num_gpus": {"eq": "1"}, "verified": {"eq": True}}
+    found = requests.post(f"{url}/api/v0/bundles/", json=wanted, headers=headers, timeout=5)
     assert found.headers["Content-Type"] == "application/json"
     (offer,) = found.json()["offers"]
     assert isinstance(offer["cuda_max_good"], float)
