@@ -9,7 +9,7 @@ export TEST_SCALE ?= 1
 LOCAL_PROVIDER := ansible-playbook playbooks/local_provider.yml -e local_provider_cache_directory=$(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo verify destroy exec check lint sanity unit test bench soak clean lock pin-images
+.PHONY: help setup demo verify destroy exec check lint sanity unit test bench emulators soak clean lock pin-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ bench: ## ratios against references, into build/bench.json (BENCH=--from-nothing
 	@$(LOCAL_PROVIDER)
 	PYTHONPATH=tests:tests/e2e:roles/processor/files/telemetry:$(PYTHONPATH) python -m benchmarks \
 		--base-image gpufleet/base:trixie $(BENCH)
+
+emulators: ## the emulated providers on free loopback ports, until you press Ctrl-C
+	@scripts/setup dev
+	@python -m tests.emulators --light
 
 soak: ## the long forms of the tests
 	@TEST_SCALE=10 scripts/test
