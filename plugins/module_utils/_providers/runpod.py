@@ -118,7 +118,7 @@ class RunpodProvider:
         answer = self._api.call("GET", _path(instance_id), accept=(404,))
         if answer.status == 404 or answer.body["status"] == "TERMINATED":
             return None
-        return self._as_instance(answer.body)
+        return self._must_be_ours(answer.body)
 
     def list(self) -> list[Instance]:
         pods: list[dict[str, Any]] = []
@@ -148,6 +148,7 @@ class RunpodProvider:
 
     def _act(self, instance_id: str, action: str) -> Instance:
         """409 means that this action makes no sense now: then it is as wanted already, or the answer says why not."""
+        self.get(instance_id)  # what is not ours is not touched
         path = f"{_path(instance_id)}/action"
         answer = self._api.call("POST", path, body={"action": action}, accept=(409,))
         if answer.status != 409:
@@ -159,6 +160,8 @@ class RunpodProvider:
         return now
 
     def delete(self, instance_id: str) -> bool:
+        if self.get(instance_id) is None:  # raises for what is not ours, which is not touched
+            return False
         if self._api.call("DELETE", _path(instance_id), accept=(404,)).status == 404:
             return False
         deadline = _clock.monotonic() + GONE_SECONDS
@@ -311,7 +314,7 @@ def _refusal(answer: Answer) -> ProviderError:
     if answer.status == 402:
         return QuotaError(message, fix="Add credit to the RunPod account.", **details)
     if answer.status in (401, 403):
-        if "1010" in answer.text:
+        if "error code: 1010" in answer.text:
             return ProviderUnavailable(
                 "RunPod's gateway (Cloudflare) refused this client; that says nothing about the key.",
                 fix="Run again from another network, or report it with the request id.",

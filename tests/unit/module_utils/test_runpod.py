@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _marker
@@ -29,6 +29,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     EngineError,
     InvalidRequest,
     NoCapacity,
+    ProviderError,
     ProviderUnavailable,
     QuotaError,
 )
@@ -171,7 +172,11 @@ def test_what_is_not_ours_is_not_seen(provider: runpod.RunpodProvider, world: Wo
     foreign = world.rentals[rent(provider)]
     foreign.wire["name"], foreign.wire["env"] = name, {}
     assert provider.list() == []
-    assert provider.get(foreign.id) is None
+    for touch in (provider.get, provider.start, provider.stop, provider.delete):
+        with pytest.raises(InvalidRequest, match="carries no valid marker"):
+            touch(foreign.id)
+    assert foreign.alive
+    assert [call["path"] for call in world.calls if call["method"] != "GET"] == ["/v2/pods"], "only its creation"
 
 
 def test_all_pages_are_read(provider: runpod.RunpodProvider, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,12 +242,12 @@ def test_sold_out_is_told_apart_from_a_mistake(provider: runpod.RunpodProvider) 
     ],
 )
 def test_refusals_say_what_to_do(
-    provider: runpod.RunpodProvider, world: World, status: int, body: Any, error: type[Exception], words: str
+    provider: runpod.RunpodProvider, world: World, status: int, body: Any, error: type[ProviderError], words: str
 ) -> None:
     world.faults = [Fault(status=status, body=body, headers={"x-request-id": "r-7"})]
     with pytest.raises(error) as caught:
         provider.offers(QUERY)
-    failure = caught.value.as_failure()  # type: ignore[attr-defined]
+    failure = caught.value.as_failure()
     assert words in failure["fix"]
     assert (failure["provider"], failure["status"], failure["request_id"]) == ("runpod", status, "r-7")
 
@@ -329,8 +334,8 @@ def test_too_dear_is_refused_before_anything_is_created(url: str, world: World) 
 
 
 @pytest.mark.parametrize("drop", ["before", "after"])
-def test_a_lost_answer_never_rents_twice(url: str, world: World, drop: str) -> None:
-    world.faults = [Fault(method="POST", drop=drop)]  # type: ignore[arg-type]
+def test_a_lost_answer_never_rents_twice(url: str, world: World, drop: Literal["before", "after"]) -> None:
+    world.faults = [Fault(method="POST", drop=drop)]
     rented(url)
     assert len(world.alive()) == 1
     assert len(world.rentals) == 1
