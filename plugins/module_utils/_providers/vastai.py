@@ -139,7 +139,12 @@ class VastaiProvider:
             raise InvalidRequest(
                 f"{offer.id!r} is no offer of vastai.", provider=self.name, fix="Take one that offer_info shows."
             )
-        body = wire.create_body(request, self._bids.get(offer.id, offer.price_per_hour_usd))
+        bid = self._bids.get(offer.id, offer.price_per_hour_usd)
+        if offer.interruptible and bid is None:  # without an amount it would be rented on demand, at its full price
+            raise NoCapacity(
+                f"vastai names no lowest bid for offer {offer.id}.", provider=self.name, fix="Take another offer."
+            )
+        body = wire.create_body(request, bid)
         answer = self._call("PUT", f"/api/v0/asks/{offer.id}/", body=body, accept=(400, 404, 410))
         said = answer.body if isinstance(answer.body, dict) else {}
         contract = said.get("new_contract")

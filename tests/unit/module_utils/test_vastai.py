@@ -361,6 +361,13 @@ def test_only_a_bid_sends_a_price(interruptible: bool) -> None:
     assert body["client_id"] == "me"
 
 
+def test_a_bid_without_an_amount_is_not_rented_on_demand(provider: vastai.VastaiProvider, world: World) -> None:
+    unknown = Offer("vastai", "1", gpu="L4", gpu_count=1, interruptible=True)
+    with pytest.raises(NoCapacity, match="no lowest bid"):
+        provider.create(request(unknown))
+    assert calls(world, "PUT") == []
+
+
 def test_a_bid_is_the_minimum_without_the_disk(provider: vastai.VastaiProvider, world: World) -> None:
     offer = one_offer(provider, interruptible=True)
     made = provider.create(request(offer))
