@@ -103,7 +103,17 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "wait", f"wait '{settings['wait']}' is for machines; a container rental has no SSH: use 'endpoint'."
         )
-    if _waits_for_endpoint(settings) and not any(entry["protocol"] == "http" for entry in settings["ports"]):
+    without_endpoint = _without(settings, Capability.ENDPOINT) if _waits_for_endpoint(settings) else []
+    for name in without_endpoint:
+        yield Problem(
+            "wait",
+            f"wait 'endpoint': provider '{name}' gives a container no address with TLS; use wait 'running'.",
+        )
+    if (
+        _waits_for_endpoint(settings)
+        and not without_endpoint
+        and not any(entry["protocol"] == "http" for entry in settings["ports"])
+    ):
         yield Problem(
             "ports",
             "ports has no http port, so there is no endpoint to wait for; add '{port: 8000, protocol: http}', or set "

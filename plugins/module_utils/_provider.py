@@ -28,6 +28,7 @@ class Capability(enum.StrEnum):
     ENV = "env"  # can set environment variables
     REGIONS = "regions"
     HOST_KEY = "host_key"  # the provider itself says which host key a machine has
+    ENDPOINT = "endpoint"  # a container's HTTP port answers from outside, with TLS
     PRIVATE_ZONE = "private_zone"  # peers resolve NAME.DEPLOYMENT.internal to current addresses
     FREE = "free"  # costs nothing: max_lifetime is not required
 
@@ -44,11 +45,12 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FREE,
         }
     ),
-    # Pods are containers: Docker can't run in them, and nobody but RunPod ends them.
+    # Pods are containers: Docker can't run in them.
     "runpod": frozenset(
         {
             Capability.STOP,
             Capability.CONTAINER,
+            Capability.ENDPOINT,
             Capability.ENTRYPOINT,
             Capability.ARGS,
             Capability.ENV,

@@ -106,7 +106,9 @@ def wait_until_ready(
     while True:
         last = _clock.monotonic() >= deadline  # so there is always a probe at the deadline itself
         if stage == "endpoint":
-            probe = probe_endpoint(instance.urls[0][1])
+            probe = (
+                probe_endpoint(instance.urls[0][1]) if instance.urls else Probe("no_endpoint", "it has no address now")
+            )
         else:
             command = "nvidia-smi -L" if stage == "gpu" else "true"
             probe = _probe_instance(provider, instance, turn, command, private_key_file)

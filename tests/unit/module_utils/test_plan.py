@@ -81,6 +81,9 @@ def test_what_was_not_said_and_what_is_not_known_is_no_drift() -> None:
     assert not make_plan(rich, Wish("acme-llm", "vllm-1", providers=("local",))).differences
     wish = Wish("acme-llm", "vllm-1", providers=("local",), image="a:1", disk_gib=80, ports=((8000, "tcp"),))
     assert not make_plan(RUNNING, wish).differences
+    # A card whose name can't be read is no other card: replacing it would end a machine that nobody asked to end.
+    unreadable = Wish("acme-llm", "vllm-1", providers=("local",), gpu="L4", gpu_count=1, on_drift="replace")
+    assert not make_plan(instance(gpu=None, gpu_count=1), unreadable).changed
 
 
 def test_a_cheaper_offer_is_no_drift_and_a_create_shows_its_price() -> None:

@@ -57,6 +57,7 @@ BAD = [
     ({**CONTAINER, "wait": "ssh"}, "wait", "use 'endpoint'"),
     ({**CONTAINER, "ports": HTTP, "max_lifetime": None}, "max_lifetime", "'runpod' costs money"),
     ({**CONTAINER, "ports": HTTP, "interruptible": True}, "interruptible", "'runpod' rents no interruptible"),
+    ({**CONTAINER, "providers": ["vastai"], "ports": HTTP}, "wait", "'vastai' gives a container no address with TLS"),
     ({"ssh_public_key": "hello"}, "ssh_public_key", "ssh-ed25519"),
     ({"ssh_private_key_file": "/nowhere/key"}, "ssh_private_key_file", "'/nowhere/key' does not exist.*ssh-keygen"),
 ]
