@@ -91,6 +91,7 @@ def test_the_plan_says_what_it_would_cost_and_rents_nothing(setting: Setting) ->
     assert lines["vllm-1"][-3:] == ["1.19", "8h", "9.52"]
     assert lines["vllm-2"][-3:] == ["0.68", "unlimited", "-"]
     assert "In all: 1.87 USD per hour." in shown
+    assert "Nobody ends a rental yet" in shown
     assert "costs 1.89 USD per hour, more than 1.7" in shown
     assert setting.world.rentals == {}
 
