@@ -59,6 +59,10 @@ _STATUS = {
 }
 
 
+def _runs(container: Mapping[str, Any]) -> bool:
+    return container["State"] in ("running", "restarting")
+
+
 def make(settings: Mapping[str, Any]) -> LocalProvider:
     """Called by _provider.load; talks to nobody yet."""
     return LocalProvider(settings)
@@ -199,7 +203,7 @@ class LocalProvider:
     @dock.translated
     def start(self, instance_id: str) -> Instance:
         container = self._must_find(instance_id)
-        if container["State"] in ("running", "restarting"):
+        if _runs(container):
             return self._must_be_ours(container)
         network = self._network(container["Labels"].get(dock.LABEL_DEPLOYMENT, ""))
         network.ensure()
@@ -212,6 +216,8 @@ class LocalProvider:
         """
         for attempt in range(5):
             container = self._must_find(instance_id)
+            if _runs(container):
+                break  # another controller completed it since we looked: its address stays
             name = container["Labels"].get(dock.LABEL_NAME, "")
             promised = next(iter(addresses(container)), None)
             if promised is None or container["State"] != "created" or attempt:
