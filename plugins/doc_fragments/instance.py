@@ -117,14 +117,17 @@ options:
     type: str
     choices: [none, running, ssh, gpu, endpoint]
   wait_timeout_seconds:
-    description: Seconds to wait for O(wait) after the provider said that the instance runs.
+    description:
+      - Seconds to wait for O(wait) after the provider said that the instance runs. What the provider does before, such
+        as pulling an image, has a time of its own.
+      - When not given, it depends on provider, runtime and GPU, as the guide to each provider says.
     type: int
-    default: 600
   on_unready:
     description:
       - What to do with an instance that did not become ready in time. All but V(replace) end in a failure.
       - V(keep) costs on, but loses nothing; running again goes on waiting.
-      - V(replace) destroys it and takes the next offer.
+      - V(replace) destroys it and takes the next offer on another machine, three times at most.
+      - An instance whose host key has changed is always kept.
     type: str
     choices: [keep, stop, replace, destroy]
     default: keep

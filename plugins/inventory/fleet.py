@@ -148,7 +148,7 @@ options:
         type: str
         choices: [none, running, ssh, gpu, endpoint]
       wait_timeout_seconds:
-        description: How long that may take, in seconds. 600 when not given.
+        description: How long that may take, in seconds. By provider, runtime and GPU when not given.
         type: int
       on_unready:
         description: What to do with what was rented and isn't usable in that time.
@@ -262,7 +262,13 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _inventory, _journal, _listing
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _fleet_file,
+    _host_keys,
+    _inventory,
+    _journal,
+    _listing,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError, shown_path
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_yaml import read_file
 
@@ -297,6 +303,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 "run; remove it from one of them."
             )
         listings = _listing.list_all(fleet.providers, fleet.provider_settings)
+        listings = _host_keys.complete(fleet.deployment_id, listings)
         built = _inventory.build(fleet, listings, self._report_directory(fleet), wanted_elsewhere)
         for warning in built.warnings:
             self.display.warning(warning)

@@ -49,7 +49,7 @@ INSTANCE_SPEC: dict[str, dict[str, Any]] = {
     "ssh_public_key": {"type": "str", "no_log": False},
     "ssh_private_key_file": {"type": "path", "no_log": False},
     "wait": {"type": "str", "choices": ["none", "running", "ssh", "gpu", "endpoint"]},
-    "wait_timeout_seconds": {"type": "int", "default": 600},
+    "wait_timeout_seconds": {"type": "int"},
     "on_unready": {"type": "str", "choices": ["keep", "stop", "replace", "destroy"], "default": "keep"},
     "on_drift": {"type": "str", "choices": ["fail", "replace"], "default": "fail"},
 }
@@ -148,7 +148,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         ssh_public_key=public_key(params),
         ssh_private_key_file=params.get("ssh_private_key_file"),
         wait=params.get("wait") or ("ssh" if params["runtime"] == "vm" else "endpoint"),
-        wait_timeout_seconds=params["wait_timeout_seconds"],
+        wait_timeout_seconds=params.get("wait_timeout_seconds"),
         on_unready=params["on_unready"],
         on_drift=params["on_drift"],
     )

@@ -14,7 +14,10 @@ from typing import Any, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _arguments,
+    _budgets,
+    _host_keys,
     _journal,
+    _metrics,
     _offers,
     _plan,
     _preflight,
@@ -40,6 +43,8 @@ def run_module(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoR
     except ValueError as error:
         failure = {"provider": None, "code": "invalid_input", "status": None, "request_id": None}
         module.fail_json(msg=str(error), failure={**failure, "message": str(error), "fix": "Correct the input."})
+    for sentence in result.pop("warnings", []):
+        module.warn(sentence)
     module.exit_json(**result)
     raise AssertionError("unreachable: exit_json ends the process")
 
@@ -75,6 +80,9 @@ class Run:
     actions: list[str] = field(default_factory=list)
     tried: list[Offer] = field(default_factory=list)
     failed_rentals: list[dict[str, Any]] = field(default_factory=list)
+    bad_machines: set[tuple[str, str | None]] = field(default_factory=set)  # (provider, machine_id)
+    host_key_trust: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def result(self) -> dict[str, Any]:
         found = _rent.find(self.providers, self.wish.deployment_id, self.wish.name)
@@ -101,6 +109,8 @@ class Run:
             "instance": _views.optional(current),
             "readiness": report.as_result() if report else None,
             "failed_rentals": self.failed_rentals,
+            "host_key_trust": self.host_key_trust,
+            "warnings": self.warnings,
         }
 
     def _refuse(self, plan: _plan.Plan, current: Instance | None) -> None:
@@ -167,7 +177,10 @@ class Run:
                 self.actions.append("clean_up")
 
     def _rent(self, offers: list[Offer]) -> Instance:
-        current, offer = _rent.rent(self.providers, self.wish, [one for one in offers if one not in self.tried])
+        untried = [
+            one for one in offers if one not in self.tried and (one.provider, one.machine_id) not in self.bad_machines
+        ]
+        current, offer = _rent.rent(self.providers, self.wish, untried)
         self.tried.append(offer)
         self.actions.append(Action.CREATE.value)
         if current.needs_start:
@@ -192,25 +205,67 @@ class Run:
             return current, None
         while True:
             provider = self.providers[current.provider]
-            known_key = current.host_key
-            current, report = _readiness.wait_until_ready(
-                provider, current, wish.wait, wish.wait_timeout_seconds, wish.ssh_private_key_file
-            )
+            current, report = self._wait_for(provider, current)
             if report.ready:
-                again = provider.get(current.id) or current
-                if known_key is None and current.host_key:
-                    _journal.record("host_key", current)
-                return replace(again, host_key=again.host_key or current.host_key), report
+                return current, report
             self._handle_unready(provider, current, report)
-            self.failed_rentals.append({"instance": _views.instance(current), "readiness": report.as_result()})
             if not offers:
                 offers = self._market().offers
             current = self._rent(offers)
 
+    def _wait_for(self, provider: Provider, current: Instance) -> tuple[Instance, _readiness.Report]:
+        """One wait for one rental, with the host key that is on record."""
+        wish, told_key = self.wish, current.host_key
+        current = _host_keys.pinned(current)
+        known_key = current.host_key
+        budget = _budgets.budget_for(
+            current.provider,
+            current.runtime,
+            wish.wait,
+            gpu=current.gpu,
+            gpu_count=current.gpu_count,
+            wait_timeout_seconds=wish.wait_timeout_seconds,
+        )
+        current, report = _readiness.wait_until_ready(provider, current, wish.wait, budget, wish.ssh_private_key_file)
+        _metrics.record(current, report)
+        if not report.ready:
+            return current, report
+        again = provider.get(current.id) or current
+        current = replace(again, host_key=again.host_key or current.host_key)
+        self.host_key_trust = None
+        if known_key:
+            self.host_key_trust = _host_keys.PROVIDER if told_key else _host_keys.JOURNAL
+        elif current.host_key:
+            self._trust_first_use(current, by_provider=again.host_key is not None)
+        return current, report
+
+    def _trust_first_use(self, current: Instance, by_provider: bool) -> None:
+        _host_keys.remember(current)
+        self.host_key_trust = _host_keys.PROVIDER if by_provider else _host_keys.FIRST_USE
+        if not by_provider and Action.CREATE.value not in self.actions:
+            self.warnings.append(_host_keys.first_use_warning(current))
+
     def _handle_unready(self, provider: Provider, current: Instance, report: _readiness.Report) -> None:
         """Do what the user asked for; returns only when another machine shall be tried."""
         wanted = self.wish.on_unready
-        _journal.record("unready", current, readiness=report.as_result())
+        if report.last_class == "host_key_changed":
+            wanted = "keep"  # whoever answers there may not be our machine, so nothing is decided by what it says
+        ended = {"keep": "kept", "stop": "stopped"}.get(wanted, "destroyed")
+        evidence = _views.failed_rental(current, report.as_result(), ended)
+        _journal.record("unready", current, evidence=evidence)
+        try:
+            current = self._end_unready(provider, current, wanted)
+        except ProviderError as error:
+            evidence["ended"] = "unknown"
+            self._give_up(current, report, evidence, f"It could not be {ended}: {error.message}", error)
+        if wanted == "replace" and len(self.failed_rentals) < _REPLACEMENTS:
+            self.failed_rentals.append(evidence)
+            if current.machine_id:
+                self.bad_machines.add((current.provider, current.machine_id))
+            return
+        self._give_up(current, report, evidence, _after_unready(wanted, evidence))
+
+    def _end_unready(self, provider: Provider, current: Instance, wanted: str) -> Instance:
         if wanted == "stop":
             current = provider.stop(current.id)
             self.actions.append(Action.STOP.value)
@@ -218,17 +273,26 @@ class Run:
             provider.delete(current.id)
             self.actions.append(Action.DELETE.value)
             _journal.record("deleted", current)
-        if wanted == "replace" and len(self.failed_rentals) < _REPLACEMENTS:
-            return
-        kept = {"keep": "It is kept; run again to go on waiting", "stop": "It was stopped"}.get(
-            wanted, "It was destroyed"
-        )
+        return current
+
+    def _give_up(
+        self,
+        current: Instance,
+        report: _readiness.Report,
+        evidence: dict[str, Any],
+        outcome: str,
+        cause: ProviderError | None = None,
+    ) -> NoReturn:
+        self.failed_rentals.append(evidence)
+        tried = ", ".join(f"{one['address']} ({one['kind']})" for one in report.endpoints.values())
+        classes = ", ".join(f"{kind} ({seen['count']} times)" for kind, seen in report.classes.items())
         raise EngineError(
             f"Instance '{self.wish.name}' at {current.provider} ({current.id[:20]}) was not ready ({self.wish.wait}) "
-            f"after {report.seconds:.0f} s: {', '.join(report.classes)}; last: {report.last_message}. {kept}.",
+            f"after {report.seconds:.0f} s: {classes}; last: {report.last_message}. "
+            f"{f'Tried {tried}. ' if tried else ''}{outcome}",
             code="not_ready",
             provider=current.provider,
-            fix="See failure classes in the result under readiness, and TROUBLESHOOTING.md.",
+            fix=f"TROUBLESHOOTING.md says what to do about '{report.last_class}'; the result has more under readiness.",
             result={
                 "changed": bool(self.actions),
                 "actions": self.actions,
@@ -236,4 +300,16 @@ class Run:
                 "readiness": report.as_result(),
                 "failed_rentals": self.failed_rentals,
             },
-        )
+        ) from cause
+
+
+def _after_unready(wanted: str, evidence: Mapping[str, Any]) -> str:
+    """What became of it, and what that costs."""
+    cost, price = evidence["cost_usd"], evidence["price_per_hour_usd"]
+    so_far = "an unknown amount" if cost is None else f"{cost:.4f} USD"
+    per_hour = "an unknown price" if price is None else f"{price:g} USD"
+    return {
+        "keep": f"It is kept: it has cost {so_far} so far and goes on costing {per_hour} per hour. Run again to go on "
+        "waiting.",
+        "stop": f"It was stopped; it has cost {so_far}, and its provider may still ask for its disk.",
+    }.get(wanted, f"It was destroyed; it has cost {so_far}.")

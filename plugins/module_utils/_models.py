@@ -67,6 +67,7 @@ class Offer:
     runtime: Runtime = Runtime.VM
     interruptible: bool = False
     price_per_hour_usd: float | None = None
+    machine_id: str | None = None  # the physical host behind it; None where the provider doesn't say
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Instance:
     created_at: float | None = None  # seconds since the epoch
     needs_start: bool = False  # its creation was interrupted before the first start: start() completes it
     detail: str = ""  # the provider's own words about the status
+    machine_id: str | None = None  # the physical host that it runs on; None where the provider doesn't say
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,6 @@ class Wish:
     ssh_public_key: str | None = None
     ssh_private_key_file: str | None = None
     wait: str = "ssh"  # none, running, ssh, gpu, endpoint
-    wait_timeout_seconds: int = 600
+    wait_timeout_seconds: int | None = None  # None: by provider, runtime and GPU
     on_unready: str = "keep"  # keep, stop, replace, destroy
     on_drift: str = "fail"  # fail, replace

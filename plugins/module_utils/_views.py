@@ -47,11 +47,32 @@ def instance(value: Instance) -> dict[str, Any]:
         "ssh_user": value.ssh_user,
         "endpoint_url": value.urls[0][1] if value.urls else None,
         "host_key": value.host_key,
+        "machine_id": value.machine_id,
     }
 
 
 def optional(value: Instance | None) -> dict[str, Any] | None:
     return instance(value) if value else None
+
+
+def failed_rental(value: Instance, readiness: dict[str, Any], ended: str) -> dict[str, Any]:
+    """The evidence for a refund: what was rented, for how long, what was tried, and what it cost in vain."""
+    return {
+        "provider": value.provider,
+        "id": value.id,
+        "name": value.marker.name,
+        "machine_id": value.machine_id,
+        "region": value.region,
+        "gpu": value.gpu,
+        "gpu_count": value.gpu_count,
+        "price_per_hour_usd": value.price_per_hour_usd,
+        "cost_usd": cost_so_far_usd(value),
+        "rented_at": timestamp(value.created_at),
+        "given_up_at": timestamp(_clock.now()),
+        "ended": ended,
+        "detail": value.detail,
+        "readiness": readiness,
+    }
 
 
 def cost_so_far_usd(value: Instance) -> float | None:

@@ -198,6 +198,11 @@ instance:
       type: str
       returned: always
       sample: ssh-ed25519 AAAAC3Nz
+    machine_id:
+      description: The physical machine that it runs on, in the provider's words; null where the provider doesn't say.
+      type: str
+      returned: always
+      sample: "101"
 actions:
   description: What was done, or would be done in check mode, in this order.
   returned: success
@@ -216,15 +221,65 @@ refused_offers:
   elements: dict
   sample: [{provider: local, id: large, reason: "its price is not known, and max_price_per_hour_usd is set"}]
 readiness:
-  description: How waiting went, with the classes of failures on the way. Null when nothing was waited for.
+  description: How waiting went. Null when nothing was waited for. The same is counted as Prometheus text in
+    C(metrics/gpufleet_readiness.prom) under E(GPUFLEET_HOME).
   returned: success, and when the instance did not become ready
   type: dict
-  sample:
-    ready: true
-    attempts: 3
-    seconds: 3.2
-    classes: {refused: {count: 2, first_seconds: 0.1, last_seconds: 1.2}}
-    last_message: ""
+  contains: &readiness
+    ready:
+      description: Whether it became ready.
+      type: bool
+      returned: always
+      sample: true
+    attempts:
+      description: How often it was tried to reach it.
+      type: int
+      returned: always
+      sample: 3
+    seconds:
+      description: How long it took, in seconds.
+      type: float
+      returned: always
+      sample: 63.2
+    provider_seconds:
+      description: How many of these seconds it took until the provider said that it runs.
+      type: float
+      returned: always
+      sample: 60.1
+    budget_seconds:
+      description: How long each part may take, in seconds - until the provider says that it runs, then until it is
+        ready, and from the first refusal of the key until that counts as final.
+      type: dict
+      returned: always
+      sample: {provider: 3600, ready: 600, key: 60}
+    classes:
+      description: What came of the tries, by class, each with C(count), C(first_seconds) and C(last_seconds).
+        TROUBLESHOOTING.md says what each class means.
+      type: dict
+      returned: always
+      sample: {refused: {count: 2, first_seconds: 60.1, last_seconds: 61.2}}
+    endpoints:
+      description: Where it was tried, with the number of tries and the last class at each.
+      type: list
+      elements: dict
+      returned: always
+      sample: [{address: "203.0.113.20:40022", kind: direct, attempts: 3, last_class: ok}]
+    last_class:
+      description: The class of the last try.
+      type: str
+      returned: always
+      sample: ok
+    last_message:
+      description: The words behind the last try.
+      type: str
+      returned: always
+      sample: ""
+host_key_trust:
+  description: Where the host key comes from - V(provider), V(journal) of this controller, or V(first_use), when the key
+    that answered was trusted just now. Null when no login was tried.
+  returned: success, outside check mode
+  type: str
+  sample: provider
 surplus:
   description: Younger rentals with the same deployment and name, which are deleted when they are older than 10 minutes.
   returned: success
@@ -232,11 +287,81 @@ surplus:
   elements: dict
   sample: []
 failed_rentals:
-  description: Rentals that O(on_unready=replace) gave up, with the evidence.
+  description: Rentals of this run that did not become ready, with the evidence for a refund.
   returned: outside check mode
   type: list
   elements: dict
-  sample: []
+  contains:
+    provider:
+      description: Where it was rented.
+      type: str
+      returned: always
+      sample: vastai
+    id:
+      description: The provider's own id.
+      type: str
+      returned: always
+      sample: "9000001"
+    name:
+      description: Name in its deployment.
+      type: str
+      returned: always
+      sample: vllm-1
+    machine_id:
+      description: The physical machine, which is not rented again in this run; null where the provider doesn't say.
+      type: str
+      returned: always
+      sample: "101"
+    region:
+      description: Where it stood; null if unknown.
+      type: str
+      returned: always
+      sample: CA
+    gpu:
+      description: Canonical name of its GPU; null without one.
+      type: str
+      returned: always
+      sample: A100_80GB
+    gpu_count:
+      description: Number of GPUs.
+      type: int
+      returned: always
+      sample: 1
+    price_per_hour_usd:
+      description: US dollars per hour; null if unknown.
+      type: float
+      returned: always
+      sample: 1.21
+    cost_usd:
+      description: What it cost until it was given up, in US dollars - price times age; null if unknown.
+      type: float
+      returned: always
+      sample: 0.21
+    rented_at:
+      description: When it was rented (RFC 3339, UTC); null if unknown.
+      type: str
+      returned: always
+      sample: "2026-11-21T10:00:00Z"
+    given_up_at:
+      description: When it was given up (RFC 3339, UTC).
+      type: str
+      returned: always
+      sample: "2026-11-21T10:10:21Z"
+    ended:
+      description: What became of it - V(kept), V(stopped), V(destroyed), or V(unknown) when its provider did not obey.
+      type: str
+      returned: always
+      sample: destroyed
+    detail:
+      description: The provider's last words about it.
+      type: str
+      returned: always
+      sample: running
+    readiness:
+      description: How waiting for it went.
+      type: dict
+      returned: always
+      contains: *readiness
 differences:
   description: What differs from the wish and can't be changed in place.
   returned: on failure for drift

@@ -167,6 +167,11 @@ instances:
       type: str
       returned: always
       sample: ssh-ed25519 AAAAC3Nz
+    machine_id:
+      description: The physical machine that it runs on, in the provider's words; null where the provider doesn't say.
+      type: str
+      returned: always
+      sample: "101"
 complete:
   description: Whether all providers have answered. Only then the absence of an instance means something.
   returned: success

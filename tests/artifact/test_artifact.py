@@ -110,6 +110,11 @@ def test_every_role_has_a_readme_and_its_specification(artifact: pathlib.Path) -
             assert f"roles/{role}/{file}" in names, role
 
 
+def test_the_alert_rules_are_in_it(artifact: pathlib.Path) -> None:
+    with tarfile.open(artifact) as opened:
+        assert "playbooks/files/alerts/readiness.yml" in opened.getnames()
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("galaxy_importer") is None,
     reason="galaxy-importer is not installed here; requirements/dev.txt has it",

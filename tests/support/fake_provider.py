@@ -51,6 +51,7 @@ class FakeProvider:
         name: str = "fake",
         unique_names: bool = False,
         prices: tuple[float, ...] = (1.0, 2.0),
+        machines: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.cloud = cloud
@@ -58,6 +59,7 @@ class FakeProvider:
             {Capability.STOP, Capability.VM} | ({Capability.UNIQUE_NAMES} if unique_names else set())
         )
         self.prices = prices
+        self.machines = machines  # the physical machines behind the offers, in the order of prices
         self.at_boundary: Callable[[str, str], None] = lambda call, when: None
         self.refuse: dict[str, ProviderError] = {}  # by call, or "create OFFER"
 
@@ -75,7 +77,13 @@ class FakeProvider:
         return self._do(
             "offers",
             lambda: [
-                Offer(self.name, f"offer-{index}", gpu=query.get("gpu"), price_per_hour_usd=price)
+                Offer(
+                    self.name,
+                    f"offer-{index}",
+                    gpu=query.get("gpu"),
+                    price_per_hour_usd=price,
+                    machine_id=self.machines[index - 1] if self.machines else None,
+                )
                 for index, price in enumerate(self.prices, 1)
             ],
         )
@@ -95,6 +103,7 @@ class FakeProvider:
                 image=request.image,
                 ssh_endpoints=(Endpoint("127.0.0.1", 1),),
                 created_at=_clock.now(),
+                machine_id=request.offer.machine_id,
             )
             self.cloud.instances[created.id] = created
             return created

@@ -162,6 +162,7 @@ def offer_from(row: Mapping[str, Any], query: Mapping[str, Any]) -> Offer | None
         runtime=Runtime(query.get("runtime", "vm")),
         interruptible=interruptible,
         price_per_hour_usd=_price(row, query) if interruptible else _number(row.get("dph_total")),
+        machine_id=_machine_id(row),
     )
 
 
@@ -251,6 +252,7 @@ def created(request: Request, contract: str, detail: str) -> Instance:
         ports=request.ports,
         created_at=_clock.now(),
         detail=detail,
+        machine_id=offer.machine_id,
     )
 
 
@@ -282,6 +284,7 @@ def instance_from(row: Mapping[str, Any]) -> Instance | None:
         ssh_endpoints=_endpoints(row, address) if runtime is Runtime.VM else (),
         created_at=created_at,
         detail=detail,
+        machine_id=_machine_id(row),
     )
 
 
@@ -328,6 +331,11 @@ def _endpoints(row: Mapping[str, Any], address: str | None) -> tuple[Endpoint, .
     if row.get("ssh_host") and row.get("ssh_port"):
         found.append(Endpoint(str(row["ssh_host"]).strip(), int(row["ssh_port"]), "proxy"))
     return tuple(found)
+
+
+def _machine_id(row: Mapping[str, Any]) -> str | None:
+    """The host's machine: it stays the same while its offers come and go."""
+    return str(row["machine_id"]) if isinstance(row.get("machine_id"), int) else None
 
 
 def _number(value: Any) -> float | None:

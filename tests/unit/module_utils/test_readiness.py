@@ -1,101 +1,31 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Failure classes of the SSH probe, made with plain sockets, and the schedule of waiting."""
+"""When a machine is tried again, for how long, and what is told about it."""
 
 from __future__ import annotations
 
-import socket
-import struct
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _readiness
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Marker, Status
-from ansible_collections.gpuops.fleet.plugins.module_utils._readiness import Probe
+from ansible_collections.gpuops.fleet.plugins.module_utils import _probe, _readiness
+from ansible_collections.gpuops.fleet.plugins.module_utils._budgets import (
+    LONGEST_READY_SECONDS,
+    TABLE,
+    Budget,
+    budget_for,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Marker, Runtime, Status
+from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    CAPABILITIES,
+    Capability,
+    ProviderUnavailable,
+)
 from support.fake_clock import FakeClock
 from support.fake_provider import FakeCloud, FakeProvider
-
-
-@contextmanager
-def server(answer: Callable[[socket.socket], None]) -> Iterator[Endpoint]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            try:
-                connection, _peer = listening.accept()
-            except OSError:
-                return
-            with connection:
-                answer(connection)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield Endpoint("127.0.0.1", listening.getsockname()[1])
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (lambda connection: connection.sendall(b"SSH-2.0-test\r\n"), "ok"),
-        (lambda connection: [connection.sendall(bytes([byte])) for byte in b"SSH-2.0-slow\r\n"], "ok"),
-        (lambda connection: None, "closed"),
-        (reset, "closed"),
-        (lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n"), "not_ssh"),
-    ],
-)
-def test_what_answers_decides_the_class(answer: Callable[[socket.socket], None], kind: str) -> None:
-    with server(answer) as endpoint:
-        assert _readiness.probe_socket(endpoint).kind == kind
-
-
-def test_a_silent_server_can_not_hold_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_readiness, "BANNER_SECONDS", 0.3)
-    with server(lambda connection: time.sleep(2)) as endpoint:
-        began = time.monotonic()
-        assert _readiness.probe_socket(endpoint).kind == "banner_timeout"
-        assert time.monotonic() - began < 1.5
-
-
-def test_a_closed_port_is_refused_and_an_unknown_name_is_dns() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    assert _readiness.probe_socket(Endpoint("127.0.0.1", port)).kind == "refused"
-    assert _readiness.probe_socket(Endpoint("nowhere.invalid", 22)).kind == "dns"
-
-
-@pytest.mark.parametrize(
-    ("stderr", "kind"),
-    [
-        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "host_key_changed"),
-        ('Load key "k": error in libcrypto\nroot@h: Permission denied (publickey).', "local_key"),
-        ("root@h: Permission denied (publickey).", "auth"),
-        ("kex_exchange_identification: read: Connection reset by peer", "closed"),
-        ("Connection closed by 10.0.0.1 port 22", "closed"),
-        ("Connection timed out during banner exchange", "banner_timeout"),
-        ("ssh: connect to host h port 22: Connection refused", "refused"),
-        ("ssh: connect to host h port 22: Connection timed out", "connect_timeout"),
-        ("ssh: connect to host h port 22: No route to host", "no_route"),
-        ("ssh: Could not resolve hostname h: Name or service not known", "dns"),
-        ('"System is booting up. Unprivileged users are not permitted"', "booting"),
-        ("something new", "ssh_failed"),
-    ],
-)
-def test_what_ssh_says_decides_the_class(stderr: str, kind: str) -> None:
-    assert _readiness.classify(255, stderr).kind == kind
-
-
-def test_a_failing_command_is_not_a_failing_login() -> None:
-    assert _readiness.classify(127, "nvidia-smi: Permission denied").kind == "command_failed"
-
 
 READY = Instance(
     "fake", "fake-1", Marker("acme-llm", "a", "abc123"), Status.RUNNING, ssh_endpoints=(Endpoint("127.0.0.1", 1),)
@@ -113,15 +43,22 @@ class Waiting:
         self.kind: Callable[[float], str] = lambda seconds: "ok"
         self.began = self.clock.now()
         monkeypatch.setattr(_readiness, "probe_socket", self._probe)
-        monkeypatch.setattr(_readiness, "probe_login", lambda *arguments: Probe("ok", host_key="ssh-ed25519 AAAA"))
+        monkeypatch.setattr(_readiness, "probe_login", self._login)
 
     def _probe(self, endpoint: Endpoint) -> Probe:
         seconds = self.clock.now() - self.began
         self.probed.append((seconds, endpoint))
-        return Probe(self.kind(seconds), "words")
+        kind = self.kind(seconds)
+        return Probe("ok" if kind == "auth" else kind, "words")
 
-    def wait(self, budget: float = 60, instance: Instance = READY) -> tuple[Instance, _readiness.Report]:
-        return _readiness.wait_until_ready(self.provider, instance, "ssh", budget, None)
+    def _login(self, endpoint: Endpoint, *_rest: object) -> Probe:
+        kind = self.kind(self.probed[-1][0])
+        return Probe(kind, "words", host_key="ssh-ed25519 AAAA" if kind == "ok" else None)
+
+    def wait(
+        self, ready: float = 60, instance: Instance = READY, key: float = 60
+    ) -> tuple[Instance, _readiness.Report]:
+        return _readiness.wait_until_ready(self.provider, instance, "ssh", Budget(1800, ready, key), None)
 
 
 @pytest.fixture
@@ -135,27 +72,57 @@ def test_readiness_is_seen_soon_after_it_is_there(waiting: Waiting, kind: str, m
     instance, report = waiting.wait()
     assert report.ready
     assert 47 <= waiting.probed[-1][0] <= 47 + most
-    assert report.classes[kind]["first_seconds"] == 0
+    assert report.classes["key_pending" if kind == "auth" else kind]["first_seconds"] == 0
     assert report.attempts == len(waiting.probed)
     assert instance.host_key == "ssh-ed25519 AAAA"  # learnt at the first login
 
 
 def test_there_is_always_a_probe_at_the_deadline(waiting: Waiting) -> None:
-    waiting.kind = lambda seconds: "auth" if seconds < 59.9 else "ok"
+    waiting.kind = lambda seconds: "no_route" if seconds < 59.9 else "ok"
     assert waiting.wait(60)[1].ready
     waiting.probed.clear()
     waiting.began = waiting.clock.now()
-    waiting.kind = lambda seconds: "auth"
+    waiting.kind = lambda seconds: "no_route"
     report = waiting.wait(60)[1]
     assert not report.ready
     assert waiting.probed[-1][0] == pytest.approx(60, abs=0.01)
-    assert report.classes["auth"]["last_seconds"] == pytest.approx(60, abs=0.01)
+    assert report.classes["no_route"]["last_seconds"] == pytest.approx(60, abs=0.01)
 
 
-@pytest.mark.parametrize("kind", sorted(_readiness.PERMANENT))
+@pytest.mark.parametrize("kind", sorted(_probe.PERMANENT - {"auth"}))
 def test_what_can_not_heal_is_not_waited_for(waiting: Waiting, kind: str) -> None:
     waiting.kind = lambda seconds: kind
     assert waiting.wait()[1].attempts == 1
+
+
+def test_a_refused_key_is_waited_for_as_long_as_keys_take_and_no_longer(waiting: Waiting) -> None:
+    waiting.kind = lambda seconds: "refused" if seconds < 100 else "auth"
+    report = waiting.wait(600, key=60)[1]
+    assert not report.ready
+    assert report.last_class == "auth"
+    assert 160 <= report.seconds <= 166  # not at the deadline, which is far away
+    assert report.classes["key_pending"]["count"] > 10
+    assert report.classes["auth"]["count"] == 1
+
+
+def test_a_key_that_one_way_in_refuses_may_be_taken_by_the_other(waiting: Waiting) -> None:
+    """A provider's proxy may know other keys than the machine behind it."""
+    ways = (Endpoint("10.0.0.1", 22), Endpoint("proxy", 2222, "proxy"))
+    instance = replace(READY, ssh_endpoints=ways)
+    waiting.provider.cloud.instances[READY.id] = instance
+
+    def kind(seconds: float) -> str:
+        proxy = waiting.probed[-1][1].kind == "proxy"
+        return "auth" if proxy else "refused" if seconds < 120 else "ok"
+
+    waiting.kind = kind
+    report = waiting.wait(300, instance, key=20)[1]
+    assert report.ready
+    assert {one["address"]: one["last_class"] for one in report.as_result()["endpoints"]} == {
+        "10.0.0.1:22": "ok",
+        "proxy:2222": "auth",
+    }
+    assert {one["kind"] for one in report.as_result()["endpoints"]} == {"direct", "proxy"}
 
 
 def test_the_providers_work_does_not_consume_the_ssh_budget(waiting: Waiting) -> None:
@@ -183,3 +150,92 @@ def test_a_machine_that_failed_at_its_provider_is_not_probed(waiting: Waiting) -
     report = waiting.wait(instance=replace(READY, status=Status.FAILED, detail="image not found"))[1]
     assert not waiting.probed
     assert "image not found" in report.last_message
+
+
+def test_a_machine_that_goes_while_it_is_tried_ends_the_wait(waiting: Waiting) -> None:
+    waiting.kind = lambda seconds: "refused"
+
+    def gone_after_100_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 100:
+            waiting.provider.cloud.instances.pop(READY.id, None)
+
+    waiting.clock.on_sleep = gone_after_100_seconds
+    report = waiting.wait(600)[1]
+    assert report.last_class == "provider_failed"
+    assert "no longer knows" in report.last_message
+    assert 100 <= report.seconds <= 135
+
+
+def test_a_provider_that_can_not_be_asked_for_a_moment_ends_nothing(waiting: Waiting) -> None:
+    waiting.provider.refuse["get"] = ProviderUnavailable("down", provider="fake")
+    waiting.kind = lambda seconds: "refused" if seconds < 45 else "ok"
+    assert waiting.wait(60)[1].ready
+
+
+def test_a_machine_without_an_address_is_looked_up_again_at_once(waiting: Waiting) -> None:
+    """It had one when it was read, then it moved."""
+    waiting.provider.cloud.instances[READY.id] = replace(READY, ssh_endpoints=())
+
+    def has_one_after_40_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 40:
+            waiting.provider.cloud.instances[READY.id] = READY
+
+    waiting.clock.on_sleep = has_one_after_40_seconds
+    waiting.kind = lambda seconds: "refused" if seconds < 40 else "ok"
+    report = waiting.wait(60)[1]
+    assert report.ready
+    assert report.seconds < 45
+    assert "no_endpoint" in report.classes
+
+
+def test_a_wrong_mapping_is_looked_up_again_at_once(waiting: Waiting) -> None:
+    new = Endpoint("10.0.0.1", 40022)
+    waiting.provider.cloud.instances[READY.id] = replace(READY, ssh_endpoints=(new,))
+    waiting.kind = lambda seconds: "ok" if waiting.probed[-1][1] == new else "not_ssh"
+    report = waiting.wait(60)[1]
+    assert report.ready
+    assert report.attempts == 2
+
+
+def test_the_report_says_how_long_the_provider_took(waiting: Waiting) -> None:
+    waiting.provider.cloud.instances[READY.id] = replace(READY, status=Status.PENDING)
+
+    def pulled_after_300_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 300:
+            waiting.provider.cloud.instances[READY.id] = READY
+
+    waiting.clock.on_sleep = pulled_after_300_seconds
+    result = waiting.wait(60, replace(READY, status=Status.PENDING))[1].as_result()
+    assert 300 <= result["provider_seconds"] <= 306
+    assert result["budget_seconds"] == {"provider": 1800, "ready": 60, "key": 60}
+
+
+def test_patience_depends_on_provider_runtime_and_gpu() -> None:
+    def ready(provider: str, runtime: Runtime, stage: str, **values: Any) -> float:
+        return budget_for(provider, runtime, stage, **values).ready_seconds
+
+    container = Runtime.CONTAINER
+    assert ready("vastai", Runtime.VM, "ssh") < ready("vastai", Runtime.VM, "gpu")
+    small = ready("runpod", container, "endpoint", gpu="L4", gpu_count=1)
+    assert ready("runpod", container, "endpoint") < small
+    assert small < ready("runpod", container, "endpoint", gpu="H100_80GB", gpu_count=1)
+    assert ready("runpod", container, "endpoint", gpu="B200", gpu_count=8) == LONGEST_READY_SECONDS
+    assert ready("runpod", container, "endpoint") != ready("vastai", container, "endpoint")
+    assert (
+        budget_for("vastai", Runtime.VM, "ssh").provider_seconds
+        > budget_for("local", Runtime.VM, "ssh").provider_seconds
+    )
+    assert all(budget.source for budget in TABLE.values())
+
+
+def test_what_the_user_says_about_patience_wins() -> None:
+    for stage in ("ssh", "gpu", "endpoint"):
+        budget = budget_for("vastai", Runtime.VM, stage, gpu="L4", gpu_count=1, wait_timeout_seconds=17)
+        assert budget.ready_seconds == 17
+        assert budget.provider_seconds == 3600  # what was said is about the machine, not about its provider
+
+
+def test_every_provider_has_a_row_for_what_it_rents() -> None:
+    for name, capabilities in CAPABILITIES.items():
+        for runtime in Runtime:
+            assert ((name, runtime) in TABLE) is (Capability(runtime.value) in capabilities)
