@@ -229,12 +229,9 @@ def _path(instance_id: str) -> str:
 
 def _canonical(entry: Mapping[str, Any]) -> str | None:
     """The name of a type of the catalog in our table; None for one that is not in it."""
-    for text in (entry.get("id"), entry.get("name")):
-        try:
-            return _gpus.resolve(str(text)).name
-        except ValueError:
-            continue
-    return None
+    memory_gb = entry.get("memory")
+    memory_mib = memory_gb * 1024.0 if isinstance(memory_gb, (int, float)) else None
+    return _gpus.identify(entry.get("id")) or _gpus.identify(entry.get("name"), memory_mib)
 
 
 def _offers_of(entry: Mapping[str, Any], cloud: str, count: int, regions: list[str]) -> list[Offer]:

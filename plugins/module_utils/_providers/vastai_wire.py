@@ -43,12 +43,10 @@ ENV_MARKER = "GPUFLEET_MARKER"
 ENV_PORTS = "GPUFLEET_PORTS"  # "8000/http 22/tcp": the API knows no protocol above TCP
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a key such as "-p 22:22" would be an option of docker run
 
-_MEMORY_TOLERANCE = 0.07  # a card of 24 GiB reports 24564 or 24576 MiB, an L4 22888
 _HOURS_PER_MONTH = 730
 # How many offers to ask for: every row counts against a daily quota.
 _SEARCH_LIMIT = 100
 _WIDE_SEARCH_LIMIT = 500  # where we choose among the answers ourselves: by region, or any GPU
-_SPELLED = {"TESLA": "Tesla", "6000ADA": "6000Ada"}  # the words that Vast.ai doesn't write in capitals
 
 _STATUS = {
     None: Status.PENDING,
@@ -67,42 +65,10 @@ _STATUS = {
 _FATAL = re.compile(r"OCI runtime create failed|Error response from daemon|manifest unknown|pull access denied", re.I)
 
 
-def gpu_of(name: Any, memory_mib: Any) -> str | None:
-    """The canonical name of a card that calls itself so and has so much memory; None for one that we don't know."""
-    if not isinstance(name, str):
-        return None
-    memory = _number(memory_mib)
-    known = [_gpus.resolve(canonical) for canonical in _gpus.names()]
-    sizes = sorted({gpu.memory_mib for gpu in known if memory is not None and _fits(memory, gpu.memory_mib)})
-    for text in (name, re.sub(r"(?i)^tesla\s+", "", name)):
-        # "A100 SXM4" is two models: their names say the memory.
-        for spelling in (text, *(f"{text} {size // 1024}GB" for size in sizes)):
-            try:
-                gpu = _gpus.resolve(spelling)
-            except ValueError:
-                continue
-            if memory is None or _fits(memory, gpu.memory_mib):
-                return gpu.name
-    return None
-
-
-def _fits(memory_mib: float, nominal_mib: int) -> bool:
-    return abs(memory_mib - nominal_mib) <= _MEMORY_TOLERANCE * nominal_mib
-
-
 def spellings(gpu: str) -> list[str]:
-    """How Vast.ai may write the name of this card: with spaces, mostly in capitals, mostly without the memory."""
+    """How Vast.ai writes the name of this card."""
     known = _gpus.resolve(gpu)
-    texts = [known.name.replace("_", " "), *known.aliases]
-    if any(alias.startswith("tesla ") for alias in known.aliases):
-        texts.append(f"tesla {texts[0]}")
-    found = []
-    for text in texts:
-        if text.startswith(("nvidia ", "geforce ")):
-            continue
-        spelled = " ".join(_SPELLED.get(word, word) for word in text.upper().split())
-        found += [spelled, re.sub(r" [0-9]+GB$", "", spelled)]
-    return sorted(set(found))
+    return list(known.vastai) or [known.name.replace("_", " ")]
 
 
 def search_body(query: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +102,7 @@ def bid_of(row: Mapping[str, Any]) -> float | None:
 
 def offer_from(row: Mapping[str, Any], query: Mapping[str, Any]) -> Offer | None:
     """The offer in our words; None when it doesn't fit the query, is taken, or is of a card that we don't know."""
-    gpu = gpu_of(row.get("gpu_name"), row.get("gpu_ram"))
+    gpu = _gpus.identify(row.get("gpu_name"), _number(row.get("gpu_ram")))
     gpu_count = int(_number(row.get("num_gpus")) or 0)
     if not isinstance(row.get("id"), int) or gpu is None or row.get("rented") or row.get("rentable") is False:
         return None
@@ -272,7 +238,7 @@ def instance_from(row: Mapping[str, Any]) -> Instance | None:
         marker=marker,
         status=status,
         runtime=runtime,
-        gpu=gpu_of(row.get("gpu_name"), row.get("gpu_ram")),
+        gpu=_gpus.identify(row.get("gpu_name"), _number(row.get("gpu_ram"))),
         gpu_count=int(_number(row.get("num_gpus")) or 0),
         price_per_hour_usd=price_of(row),
         region=region_of(row.get("geolocation")),
