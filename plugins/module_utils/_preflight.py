@@ -85,6 +85,7 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
         "args": (Capability.ARGS, settings["args"] is not None, "can't pass arguments to an image", "a role"),
         "env": (Capability.ENV, bool(settings["env"]), "can't set environment variables", "role variables"),
         "regions": (Capability.REGIONS, bool(settings["regions"]), "has no regions", "regions: []"),
+        "ports": (Capability.PORTS, bool(settings["ports"]), "opens no ports", "ports: []"),
     }
     for field, (capability, wanted, cannot, instead) in needed.items():
         for name in _without(settings, capability) if wanted else []:

@@ -31,6 +31,10 @@ class Capability(enum.StrEnum):
     ENDPOINT = "endpoint"  # a container's HTTP port answers from outside, with TLS
     PRIVATE_ZONE = "private_zone"  # peers resolve NAME.DEPLOYMENT.internal to current addresses
     FREE = "free"  # costs nothing: max_lifetime is not required
+    PORTS = "ports"  # the ports that are asked for answer from outside, at the same or at another number
+    STABLE_ADDRESS = "stable_address"  # addresses and ports outside are the same after a stop and a start
+    TAGS = "tags"  # has room for key and value beside the name
+    LEASE = "lease"  # ends a rental by itself when its lifetime is over
 
 
 # What each provider can do, as data: checked before any call, and rendered into the docs.
@@ -43,6 +47,8 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.HOST_KEY,
             Capability.PRIVATE_ZONE,
             Capability.FREE,
+            Capability.PORTS,
+            Capability.TAGS,
         }
     ),
     # Pods are containers: Docker can't run in them.
@@ -55,6 +61,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.ARGS,
             Capability.ENV,
             Capability.REGIONS,
+            Capability.PORTS,
         }
     ),
     "vastai": frozenset(
@@ -67,6 +74,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.ARGS,
             Capability.ENV,
             Capability.REGIONS,
+            Capability.PORTS,
         }
     ),
 }
