@@ -1,22 +1,26 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""RunPod's REST API, version 2: the part that concerns pods and what can be rented.
+"""RunPod's REST API, version 2: the part that concerns pods, what can be rented, and what it cost.
 
 Times of a pod's life are seconds of the world: provisioning, then starting, then running; SSH comes some time later.
+A pod goes on costing when its program ends, because its container is started again.
 """
 
 from __future__ import annotations
 
-import secrets
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+import hashlib
+import shlex
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Request
+import httpx
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .limits import Windows
+from .machines import Order, WayIn
+from .runpod_wire import GPUS, Action, Cloud, CreatePod, Problem, catalog_entry, request_id, time_of
 from .server import make_app
 from .world import Rental, World
 
@@ -24,117 +28,6 @@ URL_PATH = "/v2"
 PROVISIONING_SECONDS, STARTING_SECONDS, SSH_AFTER_SECONDS = 10.0, 60.0, 15.0
 LISTENS_AFTER_SECONDS = 300.0  # from the order on: the image was pulled, the weights were loaded
 DISK_PRICE_PER_GB_HOUR = 0.20 / 730  # a persistent mount of a stopped pod; nothing else costs then
-
-Cloud = Literal["SECURE", "COMMUNITY"]
-
-
-class GpuType(NamedTuple):
-    """A line of the catalog: memory in GB, prices in USD per hour and GPU, stock by data centre."""
-
-    id: str
-    name: str
-    memory: int
-    secure: float | None
-    community: float | None
-    stock: dict[str, str]
-
-
-GPUS = (
-    GpuType("NVIDIA A100 80GB PCIe", "A100 PCIe", 80, 1.64, 1.19, {"US-KS-2": "LOW", "EU-RO-1": "MEDIUM"}),
-    GpuType("NVIDIA A100-SXM4-80GB", "A100 SXM", 80, 1.89, None, {"US-MO-1": "HIGH"}),
-    GpuType("NVIDIA H100 80GB HBM3", "H100 SXM", 80, 2.99, 2.69, {"US-CA-2": "LOW"}),
-    GpuType("NVIDIA GeForce RTX 4090", "RTX 4090", 24, 0.69, 0.34, {"EU-RO-1": "HIGH", "US-IL-1": "HIGH"}),
-    GpuType("NVIDIA GeForce RTX 3090", "RTX 3090", 24, 0.46, 0.22, {"EU-CZ-1": "NONE"}),
-    GpuType("NVIDIA L40S", "L40S", 48, 0.86, None, {"US-KS-2": "MEDIUM"}),
-    GpuType("NVIDIA A40", "A40", 48, 0.40, None, {"EU-SE-1": "LOW"}),
-    GpuType("unknown", "unknown", 0, None, None, {}),
-)
-
-
-class Strict(BaseModel):
-    """Every body of this API refuses fields that it doesn't know."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Gpu(Strict):
-    id: str
-    count: int | None = Field(default=None, ge=1)
-    minCudaVersion: str | None = None
-    minRamPerGpu: int | None = None
-    minVcpuCountPerGpu: int | None = None
-
-
-class CreatePod(Strict):
-    name: str = Field(min_length=1, max_length=191)
-    image: str
-    gpu: Gpu
-    cloud: Cloud = "SECURE"
-    dataCenterIds: list[str] | None = None
-    disk: int = Field(default=20, ge=1)
-    mounts: dict[str, Any] | None = None
-    ports: list[str] = []
-    env: dict[str, str] = {}
-    args: str | None = None
-    entrypoint: list[str] | None = None
-    cmd: list[str] | None = None
-    startSsh: bool = False
-    startJupyter: bool = False
-
-    @model_validator(mode="after")
-    def _one_way_to_start(self) -> CreatePod:
-        if self.args is not None and (self.entrypoint is not None or self.cmd is not None):
-            raise ValueError("args excludes entrypoint and cmd")
-        return self
-
-
-class Action(Strict):
-    action: Literal["start", "stop", "restart", "terminate"]
-
-
-class Problem(Exception):
-    """An answer that says no."""
-
-    def __init__(self, status: int, title: str, detail: str, errors: list[str] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.title, self.detail, self.errors = status, title, detail, errors
-
-    def answer(self) -> JSONResponse:
-        body: dict[str, Any] = {"title": self.title, "status": self.status, "detail": self.detail}
-        if self.errors:
-            body["errors"] = self.errors
-        return JSONResponse(body, self.status, _request_id(), media_type="application/problem+json")
-
-
-def _request_id() -> dict[str, str]:
-    return {"x-request-id": secrets.token_hex(8)}
-
-
-def _availability(stock: dict[str, str]) -> str:
-    return max(stock.values(), key=["NONE", "LOW", "MEDIUM", "HIGH"].index, default="NONE")
-
-
-def _catalog_entry(row: GpuType, cloud: str | None) -> dict[str, Any]:
-    identity, name, memory, secure, community, stock = row
-    entry: dict[str, Any] = {
-        "id": identity,
-        "name": name,
-        "pool": None,
-        "manufacturer": "NVIDIA" if identity != "unknown" else "UNKNOWN",
-        "memory": memory,
-        "secure": secure is not None,
-        "community": community is not None,
-        "price": {"secure": secure, "community": community},
-        "maxCount": {"secure": 8 if secure else 0, "community": 4 if community else 0},
-    }
-    if cloud:
-        entry["availability"] = _availability(stock)
-        entry["dataCenters"] = (
-            [{"id": place, "name": place, "availability": level} for place, level in stock.items()]
-            if cloud == "SECURE"
-            else []
-        )
-    return entry
 
 
 class Pods:
@@ -149,31 +42,37 @@ class Pods:
         places = [place for place, level in (row.stock if row else {}).items() if level != "NONE"]
         wanted = wish.dataCenterIds or places
         place = next((place for place in places if place in wanted), None)
-        if price is None or wish.gpu.count is None or place is None:
+        gone = self.world.trouble("offer_gone", wish.gpu.id)
+        if price is None or wish.gpu.count is None or place is None or gone:
             raise Problem(400, "Bad Request", "There are no longer any instances available with enough disk space.")
         now, identity = self.world.now(), f"pod{next(self.world.numbers):011x}"
-        wire = {
+        wire: dict[str, Any] = {
             "id": identity,
             "name": wish.name,
             "image": wish.image,
-            "args": wish.args,
-            "entrypoint": wish.entrypoint,
-            "cmd": wish.cmd,
+            "args": wish.args or "",
             "disk": wish.disk,
             "env": wish.env,
             "ports": wish.ports,
-            "registry": None,
-            "mounts": wish.mounts,
+            "registry": wish.registry,
+            "mounts": wish.mounts.model_dump(exclude_none=True),
             "gpu": {"id": wish.gpu.id, "count": wish.gpu.count, "vcpuCount": 16.0, "memory": 117},
             "cloud": wish.cloud,
             "dataCenterId": place if wish.cloud == "SECURE" else None,
+            "cudaVersion": "12.8",
+            "globalNetworking": {"enabled": wish.globalNetworking},
             "locked": False,
             "template": None,
-            "createdAt": datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
+            "createdAt": time_of(now),
+            "_created": now,
+            "_started": now,
+            "_price": price * wish.gpu.count,
         }
-        rental = Rental(identity, "runpod", wish.name, "PROVISIONING", now, price * wish.gpu.count, wire)
-        rental.wire["_started"] = now
-        self.world.rent(rental)
+        for name in ("entrypoint", "cmd"):
+            if getattr(wish, name) is not None:
+                wire[name] = getattr(wish, name)
+        rental = Rental(identity, "runpod", wish.name, "PROVISIONING", now, wire["_price"], wire)
+        self.world.rent(rental, _order(wish))
         self.world.bill(rental, costs=True)
         return self.show(rental)
 
@@ -183,32 +82,58 @@ class Pods:
             raise Problem(404, "Not Found", f"pod {identity} not found")
         return rental
 
-    def show(self, rental: Rental) -> dict[str, Any]:
+    def refresh(self, rental: Rental) -> None:
+        """Bring its status up to date."""
         age = self.world.now() - rental.wire["_started"]
-        if rental.status in ("PROVISIONING", "STARTING", "RUNNING"):
-            rental.status = (
-                "PROVISIONING"
-                if age < PROVISIONING_SECONDS
-                else "STARTING"
-                if age < PROVISIONING_SECONDS + STARTING_SECONDS
-                else "RUNNING"
-            )
-        reachable = rental.status == "RUNNING" and age > PROVISIONING_SECONDS + STARTING_SECONDS + SSH_AFTER_SECONDS
-        # The port outside is another one after each start.
-        port = 10000 + (hash((rental.id, rental.wire["_started"])) % 50000)
-        has_ssh = reachable and "22/tcp" in rental.wire["ports"]
-        direct = {"host": "203.0.113.7", "port": port, "username": "root", "command": f"ssh root@203.0.113.7 -p {port}"}
+        if rental.status not in ("PROVISIONING", "STARTING", "RUNNING"):
+            return
+        rental.status = (
+            "PROVISIONING"
+            if age < PROVISIONING_SECONDS
+            else "STARTING"
+            if age < PROVISIONING_SECONDS + STARTING_SECONDS
+            or self.world.trouble("boot_stuck", rental.id, rental.owner)
+            else "RUNNING"
+        )
+        if self.world.machines.problem(rental.id):  # its image can't be had; the API never says so
+            self._stop(rental)
+
+    def uptime(self, rental: Rental) -> float | None:
+        """Seconds since its container was started the last time; None while it doesn't run."""
+        self.refresh(rental)
+        if rental.status != "RUNNING":
+            return None
+        age = self.world.now() - float(rental.wire["_started"]) - PROVISIONING_SECONDS - STARTING_SECONDS
+        exits = self.world.trouble("exits", rental.id, rental.owner)
+        return age % exits.seconds if exits and exits.seconds else age
+
+    def show(self, rental: Rental) -> dict[str, Any]:
+        uptime = self.uptime(rental)
+        direct = None
+        if uptime is not None and uptime > SSH_AFTER_SECONDS and "22/tcp" in rental.wire["ports"]:
+            # The port outside is another one after each start.
+            digest = hashlib.sha256(f"{rental.id} {rental.wire['_started']}".encode()).digest()
+            fictional = WayIn("203.0.113.7", 10000 + int.from_bytes(digest[:2], "big") % 50000)
+            host, port = self.world.way_in(rental, 22, fictional)
+            direct = {"host": host, "port": port, "username": "root", "command": f"ssh root@{host} -p {port}"}
         running = rental.status == "RUNNING"
         return {name: value for name, value in rental.wire.items() if not name.startswith("_")} | {
             "status": rental.status,
             "actions": {"RUNNING": ["stop", "restart", "terminate"], "EXITED": ["start", "terminate"]}.get(
                 rental.status, ["stop", "terminate"]
             ),
-            "cost": rental.price_per_hour_usd if rental.billed_since is not None else 0.0,
-            "ssh": {"proxy": None, "direct": direct if has_ssh else None},
-            "runtime": {"uptime": int(age), "gpus": [], "ports": []} if running else None,
-            "startedAt": rental.wire["createdAt"] if running else None,
+            "cost": rental.wire["_price"] if running or rental.status in ("PROVISIONING", "STARTING") else 0.0,
+            "ssh": {"proxy": None, "direct": direct},
+            "runtime": {"uptime": int(uptime), "gpus": [], "ports": []} if uptime is not None else None,
+            "startedAt": time_of(rental.wire["_started"]) if running else None,
         }
+
+    def _stop(self, rental: Rental) -> None:
+        """Nothing costs then but a persistent mount."""
+        rental.status = "EXITED"
+        kept_gb = rental.wire["mounts"].get("persistent", {}).get("size", 0)
+        self.world.charge(rental, kept_gb * DISK_PRICE_PER_GB_HOUR)
+        self.world.machines.stop(rental.id)
 
     def act(self, rental: Rental, action: str) -> dict[str, Any]:
         self.show(rental)  # brings the status up to date
@@ -223,15 +148,80 @@ class Pods:
         if action == "terminate":
             self.world.delete(rental)
             return self.show(rental) | {"status": "TERMINATED"}
-        rental.status = "EXITED" if action == "stop" else "PROVISIONING"
-        rental.wire["_started"] = self.world.now()
-        self.world.bill(rental, costs=action != "stop")
+        if action == "start" and self.world.trouble("no_gpu", rental.id, rental.owner):
+            raise Problem(400, "Bad Request", "There are not enough free GPUs on the host machine to start this pod.")
+        if action == "stop":
+            self._stop(rental)
+        else:
+            rental.status, rental.wire["_started"] = "PROVISIONING", self.world.now()
+            self.world.charge(rental, rental.wire["_price"])
+            self.world.start_machine(rental)
         return self.show(rental)
+
+    def page(self, limit: int, cursor: str | None) -> dict[str, Any]:
+        """One page of the list; the cursor is the last id of the page before."""
+        late = {rental.id: self.world.trouble("list_late", rental.id, rental.owner) for rental in self.world.alive()}
+        alive = [
+            rental
+            for rental in sorted(self.world.alive(), key=lambda rental: rental.id)
+            if (fault := late[rental.id]) is None or self.world.now() - rental.created_at >= fault.seconds
+        ]
+        if cursor is not None and cursor not in self.world.rentals:
+            raise Problem(422, "Unprocessable Entity", "malformed cursor")
+        rest = [rental for rental in alive if cursor is None or rental.id > cursor]
+        page, more = rest[:limit], len(rest) > limit
+        return {
+            "pods": [self.show(rental) for rental in page],
+            "pagination": {"nextCursor": page[-1].id if more else None, "hasNextPage": more},
+        }
+
+    def bills(self, identity: str | None) -> dict[str, Any]:
+        """What pods cost until now, dead ones too, as one bucket each."""
+        chosen = [one for one in self.world.rentals.values() if identity in (None, one.id)]
+        records = [self._bill(rental) for rental in chosen]
+        times = {"startTime": time_of(self.world.began), "endTime": time_of(self.world.now())}
+        amounts = ("totalAmount", "gpuAmount", "cpuAmount", "diskAmount")
+        return {
+            "records": records,
+            "metadata": {
+                "query": {**times, "bucketSize": "day", "podId": identity},
+                "recordCount": len(records),
+                "uniquePodCount": len(records),
+                "totals": {name: sum(record[name] for record in records) for name in amounts},
+            },
+        }
+
+    def _bill(self, rental: Rental) -> dict[str, Any]:
+        if rental.alive:
+            self.world.bill(rental, costs=True)
+        return {
+            "podId": rental.id,
+            "startTime": time_of(rental.created_at),
+            "endTime": time_of(rental.deleted_at or self.world.now()),
+            "totalAmount": rental.billed_usd,
+            "gpuAmount": rental.billed_usd,
+            "cpuAmount": 0.0,
+            "diskAmount": 0.0,
+        }
+
+
+def _order(wish: CreatePod) -> Order:
+    """How the pod's container is started."""
+    arguments = wish.cmd if wish.args is None else shlex.split(wish.args)
+    return Order(
+        image=wish.image,
+        entrypoint=None if wish.entrypoint is None else tuple(wish.entrypoint),
+        args=None if arguments is None else tuple(arguments),
+        env=wish.env,
+        ports=tuple(int(port.partition("/")[0]) for port in wish.ports),
+        restarts=True,
+        keeps_disk=False,
+    )
 
 
 def make(world: World) -> FastAPI:
     """The routes."""
-    app, pods = make_app(world), Pods(world)
+    app, pods, windows = make_app(world), Pods(world), Windows(world.scale)
 
     @app.exception_handler(Problem)
     async def refuse(_request: Request, problem: Problem) -> JSONResponse:
@@ -244,16 +234,26 @@ def make(world: World) -> FastAPI:
 
     @app.middleware("http")
     async def identify(request: Request, proceed: Any) -> Response:
-        if request.url.path.startswith(URL_PATH):
-            agent = request.headers.get("user-agent", "")
-            if agent.startswith("Python-urllib"):
-                return Response("error code: 1010", 403, media_type="text/plain")
-            if not request.headers.get("authorization", "").startswith("Bearer "):
-                return Problem(401, "Unauthorized", "missing or invalid API key").answer()
-            if request.url.path.startswith("/v1"):
-                return Problem(410, "Gone", "REST v1 was switched off").answer()
+        path = request.url.path
+        if path.startswith("/v1"):
+            return Problem(410, "Gone", "REST v1 was switched off").answer()
+        if not path.startswith(URL_PATH):
+            return await proceed(request)  # type: ignore[no-any-return]
+        if request.headers.get("user-agent", "").startswith("Python-urllib"):
+            return Response("error code: 1010", 403, media_type="text/plain")
+        if not request.headers.get("authorization", "").startswith("Bearer "):
+            return Problem(401, "Unauthorized", "missing or invalid API key").answer()
+        headers = request_id()
+        if world.limits:
+            with world.lock:
+                empty = windows.count(world.now())
+                headers |= windows.headers(world.now(), empty)
+            if empty:
+                refused = Problem(429, "Too Many Requests", f"rate limit exceeded for the {empty} window").answer()
+                refused.headers.update(headers)
+                return refused
         answer: Response = await proceed(request)
-        answer.headers.update(_request_id())
+        answer.headers.update(headers)
         return answer
 
     @app.get("/v2/catalog/gpus")
@@ -262,23 +262,24 @@ def make(world: World) -> FastAPI:
     ) -> dict[str, Any]:
         if (include == "AVAILABILITY") != (product is not None):
             raise Problem(400, "Bad Request", "include=AVAILABILITY needs product, and product needs it")
-        return {"gpus": [_catalog_entry(row, cloud if include else None) for row in GPUS]}
+        return {"gpus": [catalog_entry(row, cloud if include else None) for row in GPUS]}
+
+    @app.get("/v2/catalog/gpus/{identity:path}")
+    def gpu_type(
+        identity: str, include: str | None = None, product: str | None = None, cloud: Cloud = "SECURE"
+    ) -> dict[str, Any]:
+        for entry in catalog(include, product, cloud)["gpus"]:
+            if entry["id"] == identity:
+                return dict(entry)
+        raise Problem(404, "Not Found", f"GPU type {identity} not found")
 
     @app.get("/v2/pods")
     def list_pods(limit: Annotated[int, Query(ge=1, le=1000)] = 1000, cursor: str | None = None) -> dict[str, Any]:
         with world.lock:
-            alive = sorted(world.alive(), key=lambda rental: rental.id)
-            if cursor is not None and cursor not in world.rentals:
-                raise Problem(422, "Unprocessable Entity", "malformed cursor")
-            rest = [rental for rental in alive if cursor is None or rental.id > cursor]
-            page, more = rest[:limit], len(rest) > limit
-            return {
-                "pods": [pods.show(rental) for rental in page],
-                "pagination": {"nextCursor": page[-1].id if more else None, "hasNextPage": more},
-            }
+            return pods.page(limit, cursor)
 
     @app.post("/v2/pods", status_code=201)
-    def create_pod(wish: CreatePod, authorization: Annotated[str | None, Header()] = None) -> dict[str, Any]:
+    def create_pod(wish: CreatePod) -> dict[str, Any]:
         with world.lock:
             return pods.create(wish)
 
@@ -288,9 +289,10 @@ def make(world: World) -> FastAPI:
             return pods.show(pods.find(identity))
 
     @app.post("/v2/pods/{identity}/action")
-    def act(identity: str, wish: Action) -> dict[str, Any]:
+    def act(identity: str, wish: Action) -> Response:
         with world.lock:
-            return pods.act(pods.find(identity), wish.action)
+            pod = pods.act(pods.find(identity), wish.action)
+        return Response(status_code=204) if wish.action == "terminate" else JSONResponse(pod)
 
     @app.delete("/v2/pods/{identity}", status_code=204)
     def terminate(identity: str) -> Response:
@@ -298,15 +300,38 @@ def make(world: World) -> FastAPI:
             pods.act(pods.find(identity), "terminate")
         return Response(status_code=204)
 
-    @app.get("/proxy/{identity}/{port}/health")
-    def health(identity: str, port: int) -> Response:
-        """What the pod's proxy answers: 502 until the program inside listens, some time after the pod runs."""
+    @app.get("/v2/billing/pods")
+    def bills(podId: str | None = None) -> dict[str, Any]:
+        with world.lock:
+            return pods.bills(podId)
+
+    @app.api_route("/proxy/{identity}/{port}/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "HEAD"])
+    async def proxy(identity: str, port: int, path: str, request: Request) -> Response:
+        """RunPod's own way to a pod's HTTP ports: 502 until the program inside listens, some time after it runs."""
         with world.lock:
             rental = world.rentals.get(identity)
-            pod = pods.show(rental) if rental and rental.alive else None
-            if pod is None or f"{port}/http" not in pod["ports"]:
+            if rental is None or not rental.alive or f"{port}/http" not in rental.wire["ports"]:
                 return Response(status_code=404)
-            up = pod["status"] == "RUNNING" and pod["runtime"]["uptime"] > LISTENS_AFTER_SECONDS
-        return Response(status_code=200 if up else 502)
+            uptime, behind = pods.uptime(rental), world.machines.way_in(identity, port)
+        if uptime is None:
+            return Response(status_code=502)
+        if behind is None:
+            up = path == "health" and uptime + PROVISIONING_SECONDS + STARTING_SECONDS > LISTENS_AFTER_SECONDS
+            return Response(status_code=200 if up else 502)
+        return await _forward(request, f"http://{behind.host}:{behind.port}/{path}")
 
     return app
+
+
+async def _forward(request: Request, url: str) -> Response:
+    """The answer of what runs in the pod, or 502 where nothing answers."""
+    passed = ("accept", "authorization", "content-type")
+    headers = {name: value for name, value in request.headers.items() if name in passed}
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=100) as client:  # 100 s: the proxy's own limit
+            answer = await client.request(
+                request.method, url, params=request.query_params, content=await request.body(), headers=headers
+            )
+    except httpx.HTTPError:
+        return Response(status_code=502)
+    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))

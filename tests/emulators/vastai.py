@@ -3,170 +3,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Vast.ai's REST API: the part that concerns offers and instances, as the official command line needs it too.
 
-Times of an instance's life are seconds of the world, and its status is worked out whenever somebody looks. Rate limits
-are faults to be set (429); there are no others.
+Times of an instance's life are seconds of the world, and its status is worked out whenever somebody looks. An answer
+with status 200 may say no, and a create that failed may have left something that costs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from .limits import Intervals
+from .machines import Order, WayIn
 from .server import make_app
+from .vastai_market import FIRST_OFFER as FIRST_OFFER
+from .vastai_market import HOSTS, Host, Refused, fits, offer_row
 from .world import Rental, World
 
 URL_PATH = ""
 CREATED_SECONDS, LOADING_SECONDS = 3.0, 20.0  # of the first start; the image is pulled while it is loading
 START_SECONDS, STOP_SECONDS = 5.0, 3.0
 STORAGE_SHARE = 0.1  # of the price, for what doesn't run
-FIRST_INSTANCE, FIRST_OFFER, MACHINES_APART = 9_000_000, 31_000_000, 1000
-HOURS_PER_MONTH = 730
+FIRST_INSTANCE, MACHINES_APART = 9_000_000, 1000
 LARGEST_PAGE = 25
+PUBLIC_ADDRESS = "203.0.113.20"
 LONGEST_LABEL, LEAST_DISK_GB, LONGEST_START_SCRIPT = 256, 8, 4096
 _RUNTYPES = {"args", "ssh", "ssh_direct", "ssh_direc", "ssh_proxy", "jupyter", "jupyter_direct"}
 _RUNTYPES |= {"jupyter_direc", "jupyter_proxy"}  # the official client does write them without the t
-
-
-@dataclass(frozen=True)
-class Host:
-    """A machine that somebody lets. Memory of cards and hosts in MB, prices in USD per hour."""
-
-    machine_id: int
-    gpu_name: str
-    num_gpus: int
-    gpu_ram: int
-    dph_base: float
-    geolocation: str | None
-    verified: bool = True
-    rented: bool = False  # by somebody else; shown all the same
-    vms_enabled: bool = True
-    direct_port_count: int = 99
-    storage_cost: float = 0.15  # USD per GB and month
-    disk_space: float = 800.0
-    cpu_cores: int | None = 64
-    cpu_ram: int = 515_000
-
-
-HOSTS = (
-    Host(101, "A100 SXM4", 1, 81920, 1.20, "Quebec, CA"),
-    Host(102, "A100 SXM4", 1, 40960, 0.80, "Texas, US"),
-    Host(103, "A100 SXM4", 2, 81251, 2.30, "Sweden, SE"),
-    Host(104, "A100 PCIE", 1, 81920, 1.05, "California, US", rented=True),
-    Host(105, "RTX 4090", 1, 24564, 0.35, "Czechia, CZ", vms_enabled=False),
-    Host(106, "RTX 4090", 2, 24564, 0.68, "Norway, NO"),
-    Host(107, "RTX 4090", 1, 24564, 0.29, "Poland, PL", direct_port_count=0),
-    Host(108, "RTX 3090", 1, 24576, 0.14, ", US", verified=False),
-    Host(109, "RTX 3090", 1, 24576, 0.20, None, cpu_cores=None),
-    Host(110, "H100 SXM", 1, 81559, 2.10, "Iceland, IS"),
-    Host(111, "L40S", 1, 46068, 0.70, "Bulgaria, BG"),
-    Host(112, "A40", 1, 46068, 0.40, "Virginia, US"),
-    Host(113, "Radeon VII", 1, 16368, 0.08, "Utah, US"),
-)
-
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "eq": operator.eq,
-    "neq": operator.ne,
-    "gt": operator.gt,
-    "gte": operator.ge,
-    "lt": operator.lt,
-    "lte": operator.le,
-    "in": lambda value, values: value in values,
-    "notin": lambda value, values: value not in values,
-}
-
-
-class Refused(Exception):
-    """An answer that says no; some do so with status 200, and one kind leaves a contract behind."""
-
-    def __init__(self, status: int, error: str, msg: str, **more: Any) -> None:
-        super().__init__(msg)
-        self.status, self.content = status, {"success": False, "error": error, "msg": msg, **more}
-
-
-def _fits(row: dict[str, Any], conditions: dict[str, Any]) -> bool:
-    for field, wanted in conditions.items():
-        if field not in row:
-            raise Refused(400, "invalid_args", f"unknown field {field}")
-        for name, value in wanted.items():
-            compare, mine = _OPERATORS.get(name), row[field]
-            if compare is None:
-                raise Refused(400, "invalid_args", f"unknown operator {name}")
-            if mine is None and name in ("gt", "gte", "lt", "lte"):
-                return False
-            if not compare(mine, _like(mine, value)):
-                return False
-    return True
-
-
-def _like(mine: Any, value: Any) -> Any:
-    """The value as what it is compared with: the official client sends numbers as text."""
-    if isinstance(value, list):
-        return [_like(mine, one) for one in value]
-    if isinstance(value, str) and isinstance(mine, (int, float)):
-        return value.lower() == "true" if isinstance(mine, bool) else float(value)
-    return value
-
-
-def _offer(host: Host, storage_gb: float, bid: bool) -> dict[str, Any]:
-    storage = host.storage_cost * storage_gb / HOURS_PER_MONTH
-    number = FIRST_OFFER + host.machine_id
-    return {
-        "id": number,
-        "ask_contract_id": number,
-        "machine_id": host.machine_id,
-        "host_id": host.machine_id + 5000,
-        "gpu_name": host.gpu_name,
-        "num_gpus": host.num_gpus,
-        "gpu_ram": host.gpu_ram,
-        "gpu_total_ram": host.gpu_ram * host.num_gpus,
-        "gpu_frac": 0.5,
-        "cpu_cores": host.cpu_cores,
-        "cpu_cores_effective": 16.0,
-        "cpu_ghz": 2.4,
-        "cpu_ram": host.cpu_ram,
-        "disk_space": host.disk_space,
-        "dph_base": host.dph_base,
-        "dph_total": round(host.dph_base + storage, 6),
-        "discounted_dph_total": round(host.dph_base + storage, 6),
-        "min_bid": round(host.dph_base / 2, 4),
-        "storage_cost": host.storage_cost,
-        "storage_total_cost": storage,
-        "search": {"gpuCostPerHour": host.dph_base, "diskHour": storage, "totalHour": host.dph_base + storage},
-        "inet_up": 900.0,
-        "inet_down": 1800.0,
-        "inet_up_cost": 0.01,
-        "inet_down_cost": 0.01,
-        "reliability": 0.99,
-        "reliability2": 0.99,
-        "verified": host.verified,
-        "verification": "verified" if host.verified else "unverified",
-        "geolocation": host.geolocation,
-        "cuda_max_good": 12.8,
-        "compute_cap": 890,
-        "driver_version": "570.86.15",
-        "direct_port_count": host.direct_port_count,
-        "static_ip": True,
-        "public_ipaddr": "203.0.113.20",
-        "duration": 30 * 86400.0,
-        "pcie_bw": 24.0,
-        "dlperf": 100.0,
-        "dlperf_per_dphtotal": 100.0,
-        "score": 100.0 / host.dph_base,
-        "rentable": True,
-        "rented": host.rented,
-        "external": False,
-        "is_bid": bid,
-        "hosting_type": 1,
-        "vms_enabled": host.vms_enabled,
-    }
 
 
 class Account:
@@ -175,6 +42,7 @@ class Account:
     def __init__(self, world: World, hosts: tuple[Host, ...]) -> None:
         self.world = world
         self.hosts = {FIRST_OFFER + host.machine_id: host for host in hosts}
+        self.lost: set[int] = set()  # offers that somebody else took
 
     def search(self, wish: dict[str, Any]) -> dict[str, Any]:
         # rented is one of the fields that the real search takes and ignores.
@@ -186,11 +54,11 @@ class Account:
             raise Refused(400, "invalid_args", f"unknown type {kind}")
         taken = {rental.wire["_offer"] for rental in self.world.alive() if rental.wire["_offer"]}
         rows = [
-            _offer(host, float(wish.get("allocated_storage", 8)), kind == "bid")
+            offer_row(host, float(wish.get("allocated_storage", 8)), kind == "bid")
             for number, host in self.hosts.items()
-            if number not in taken
+            if number not in taken and number not in self.lost
         ]
-        found = [row for row in rows if _fits(row, conditions)]
+        found = [row for row in rows if fits(row, conditions)]
         for field, direction in reversed(wish.get("order") or [["score", "desc"]]):
             found.sort(key=lambda row: row.get(field) or 0, reverse=direction == "desc")
         limit = int(wish.get("limit", 64))
@@ -202,10 +70,12 @@ class Account:
             raise Refused(404, "invalid_args", f"error 404/3603: no_such_ask  Instance type by id {number} is gone.")
         self._check_create(wish)
         taken = any(rental.wire["_offer"] == number for rental in self.world.alive())
-        if taken or host.rented:
+        if self.world.trouble("offer_gone", str(number)):
+            self.lost.add(number)  # so nobody is shown it any more
+        if taken or host.rented or number in self.lost:
             raise Refused(410, "no_such_ask", f"error 410/3907: no_such_ask  ask {number} is not available.")
         disk, price = float(wish.get("disk", 8)), wish.get("price")
-        offer = _offer(host, disk, price is not None)
+        offer = offer_row(host, disk, price is not None)
         storage = offer["storage_total_cost"]
         too_low = price is not None and price < offer["min_bid"]
         now, identity = self.world.now(), FIRST_INSTANCE + next(self.world.numbers)
@@ -234,7 +104,7 @@ class Account:
         }
         rental = Rental(str(identity), "vastai", wish.get("label") or "", "created", now, wire["dph_total"], wire)
         rental.price_per_hour_usd *= STORAGE_SHARE
-        self.world.rent(rental)
+        self.world.rent(rental, None if wire["_intended"] == "stopped" else _order(wish))
         self.world.bill(rental, costs=True)
         if too_low:
             raise Refused(200, "bid_too_low", "your bid is too low, the instance was stopped", new_contract=identity)
@@ -272,24 +142,20 @@ class Account:
         """Bring its status, and what it has cost, up to date."""
         wire, age = rental.wire, self.world.now() - rental.wire["_since"]
         if wire["_intended"] == "running" and rental.status != "running":
+            wire["status_msg"] = self.world.machines.problem(rental.id)
             if wire["_began"]:
                 takes, rental.status = START_SECONDS, "exited"
             else:
                 takes = CREATED_SECONDS + LOADING_SECONDS
-                rental.status = "created" if age < CREATED_SECONDS else "loading"
+                rental.status = "created" if age < CREATED_SECONDS or wire["status_msg"] else "loading"
+            if self.world.trouble("boot_stuck", rental.id, rental.owner) or wire["status_msg"]:
+                return
             if age >= takes:
                 rental.status, wire["_began"] = "running", True
-                self._charge(rental, wire["_since"] + takes, wire["dph_total"])
+                self.world.charge(rental, wire["dph_total"], wire["_since"] + takes)
         elif wire["_intended"] == "stopped" and rental.status not in ("exited", "created") and age >= STOP_SECONDS:
             rental.status = "exited"
-            self._charge(rental, wire["_since"] + STOP_SECONDS, wire["dph_total"] * STORAGE_SHARE)
-
-    def _charge(self, rental: Rental, since: float, price_per_hour_usd: float) -> None:
-        """From then on it costs this; what was billed at the old price after that is put right."""
-        self.world.bill(rental, costs=True)
-        assert rental.billed_since is not None
-        rental.billed_usd += (rental.billed_since - since) / 3600 * (price_per_hour_usd - rental.price_per_hour_usd)
-        rental.price_per_hour_usd = price_per_hour_usd
+            self.world.charge(rental, wire["dph_total"] * STORAGE_SHARE, wire["_since"] + STOP_SECONDS)
 
     def order(self, rental: Rental, wish: dict[str, Any]) -> None:
         """Start, stop, or give it a label."""
@@ -302,8 +168,15 @@ class Account:
         if wish["state"] not in ("running", "stopped"):
             raise Refused(400, "invalid_args", f"unknown state {wish['state']}")
         self.refresh(rental)
-        if rental.wire["_intended"] != wish["state"]:
-            rental.wire["_intended"], rental.wire["_since"] = wish["state"], self.world.now()
+        if rental.wire["_intended"] == wish["state"]:
+            return
+        if wish["state"] == "running" and self.world.trouble("no_gpu", rental.id, rental.owner):
+            raise Refused(200, "resources_unavailable", "Required resources are currently unavailable, queued.")
+        rental.wire["_intended"], rental.wire["_since"] = wish["state"], self.world.now()
+        if wish["state"] == "running":
+            self.world.start_machine(rental)
+        else:
+            self.world.machines.stop(rental.id)
 
     def delete(self, rental: Rental) -> None:
         self.refresh(rental)
@@ -317,28 +190,37 @@ class Account:
         # The ports outside are others after each start.
         digest = hashlib.sha256(f"{rental.id} {wire['_since']}".encode()).digest()
         first = 20000 + int.from_bytes(digest[:2], "big") % 40000
-        asked = [
-            key.removeprefix("-p ").partition(":")[2] for key, _value in wire["extra_env"] if key.startswith("-p ")
-        ]
-        inside = (["22"] if "ssh" in wire["image_runtype"] else []) + asked
-        ports = {
-            f"{port}/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(first + index)}]  # noqa: S104 (as Docker writes it)
+        inside = (["22"] if "ssh" in wire["image_runtype"] else []) + _asked_ports(dict(wire["extra_env"]))
+        ways = {
+            port: self.world.way_in(rental, int(port), WayIn(PUBLIC_ADDRESS, first + index))
             for index, port in enumerate(dict.fromkeys(inside))
         }
+        ports = {
+            f"{port}/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(way.port)}]  # noqa: S104 (as Docker writes it)
+            for port, way in ways.items()
+        }
+        address = next((way.host for way in ways.values()), PUBLIC_ADDRESS)
+        proxy = WayIn(f"ssh{wire['machine_id'] % 9 + 1}.vast.ai", 10000 + int(rental.id) % 20000)
+        if address != PUBLIC_ADDRESS:  # its proxy leads to the same machine, and what is wrong there is so here
+            proxy = ways.get("22", proxy)
         return {name: value for name, value in wire.items() if not name.startswith("_")} | {
             "actual_status": rental.status,
             "intended_status": wire["_intended"],
             "cur_state": state,
             "next_state": wire["_intended"],
-            "public_ipaddr": "203.0.113.20 \n",
-            "ssh_host": f"ssh{rental.wire['machine_id'] % 9 + 1}.vast.ai",
-            "ssh_port": 10000 + int(rental.id) % 20000,
+            "public_ipaddr": f"{address} \n",
+            "ssh_host": proxy.host,
+            "ssh_port": proxy.port,
             "ports": ports if running else None,
             "direct_port_start": first,
             "direct_port_end": first + len(inside),
             "uptime_mins": (self.world.now() - wire["_since"]) / 60 if running else 0.0,
             "instance": {"totalHour": rental.price_per_hour_usd},
         }
+
+    def _is_listed(self, rental: Rental) -> bool:
+        late = self.world.trouble("list_late", rental.id, rental.owner)
+        return late is None or self.world.now() - rental.created_at >= late.seconds
 
     def page(self, query: dict[str, str]) -> dict[str, Any]:
         """One page of the v1 list; a token says after which id the next one begins."""
@@ -353,7 +235,7 @@ class Account:
         token = query.get("after_token")
         if token is not None and not (token.startswith("after-") and token[6:].isdecimal()):
             raise Refused(400, "invalid_token", "after_token is not one of ours")
-        rows = [row for row in map(self.show, self.world.alive()) if _fits(row, conditions)]
+        rows = [row for row in map(self.show, filter(self._is_listed, self.world.alive())) if fits(row, conditions)]
         rows.sort(key=lambda row: row["id"], reverse=any(one == {"col": "id", "dir": "desc"} for one in order))
         start = next((index + 1 for index, row in enumerate(rows) if token == f"after-{row['id']}"), 0)
         if token and not start:  # what it points to is gone: go on where it would be
@@ -368,6 +250,27 @@ class Account:
             "next_token": f"after-{page[-1]['id']}" if start + limit < len(rows) else None,
             "instances": page,
         }
+
+
+def _asked_ports(env: dict[str, Any]) -> list[str]:
+    """The ports inside, of keys such as "-p 8000:8000"."""
+    return [key.removeprefix("-p ").partition(":")[2] for key in env if key.startswith("-p ")]
+
+
+def _order(wish: dict[str, Any]) -> Order:
+    """How it is started: as a machine with SSH, or as the container that was described."""
+    env = wish.get("env") or {}
+    machine = "args" not in str(wish.get("runtype", "ssh"))
+    entrypoint = wish.get("onstart") if not machine else None  # in that mode it is the entry point
+    return Order(
+        image=wish["image"],
+        machine=machine,
+        start_script=wish.get("onstart") or "" if machine else "",
+        entrypoint=(entrypoint,) if entrypoint else None,
+        args=tuple(wish["args"]) if wish.get("args") else None,
+        env={key: value for key, value in env.items() if not key.startswith("-")},
+        ports=tuple(map(int, (["22"] if machine else []) + _asked_ports(env))),
+    )
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -388,12 +291,24 @@ async def _identify(request: Request) -> None:
 def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> FastAPI:
     """The routes; with copies there is more than one machine of each kind."""
     app = make_app(world)
+    intervals = Intervals()
     several = tuple(
         Host(**{**vars(host), "machine_id": host.machine_id + MACHINES_APART * index})
         for index in range(copies)
         for host in hosts
     )
     account, routes = Account(world, several), APIRouter(dependencies=[Depends(_identify)])
+
+    @app.middleware("http")
+    async def pace(request: Request, proceed: Any) -> Response:
+        if world.limits:
+            with world.lock:
+                kept = intervals.count(request.method, request.url.path, world.now())
+            if kept is not None:  # in plain text, unlike all other refusals
+                words = f"API requests too frequent: endpoint threshold={kept / world.scale:.3f}"
+                return PlainTextResponse(words, 429)
+        answer: Response = await proceed(request)
+        return answer
 
     @app.exception_handler(Refused)
     async def refuse(_request: Request, refused: Refused) -> JSONResponse:
@@ -465,6 +380,7 @@ def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> Fast
             if not str(wish.get("ssh_key", "")).startswith(("ssh-", "ecdsa-", "sk-")):
                 raise Refused(400, "invalid_args", "ssh_key is no public key")
             rental.wire["_keys"].append(wish["ssh_key"])
+            world.machines.add_key(rental.id, wish["ssh_key"])
             return {"success": True, "msg": "SSH key added to instance."}
 
     @routes.get("/api/v0/instances/{identity:int}/ssh/")

@@ -152,7 +152,7 @@ def test_what_is_asked_of_the_api(provider: runpod.RunpodProvider, world: World)
     assert wire["ports"] == ["22/tcp", "8000/http"]
     assert wire["gpu"]["count"] == 1, "without it every create fails as sold out"
     explicit = world.rentals[rent(provider, entrypoint=("/bin/sh", "-c"), args=("serve",))].wire
-    assert (explicit["entrypoint"], explicit["cmd"], explicit["args"]) == (["/bin/sh", "-c"], ["serve"], None)
+    assert (explicit["entrypoint"], explicit["cmd"], explicit["args"]) == (["/bin/sh", "-c"], ["serve"], "")
 
 
 def test_the_environment_stays_behind(provider: runpod.RunpodProvider) -> None:

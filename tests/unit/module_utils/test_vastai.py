@@ -486,7 +486,7 @@ def test_a_life(provider: vastai.VastaiProvider, world: World) -> None:
 
 
 def test_nothing_is_known_of_a_port_before_it_runs(provider: vastai.VastaiProvider, world: World) -> None:
-    world._scale = 1.0
+    world.scale = 1.0
     made = rent(provider)
     current = provider.get(made.id)
     assert current is not None
