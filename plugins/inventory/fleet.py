@@ -37,8 +37,43 @@ requirements:
 notes:
   - Credentials of providers never become variables of hosts. Give them in O(provider_settings), encrypted, or in the
     environment variables that the providers' official clients read.
-  - This version asks the providers each time; O(cache) and the options beside it have no effect yet.
+  - The lists are kept by this plugin itself, in files that only you can read, under E(GPUFLEET_HOME) (see O(cache)).
+    Ansible's own caches can't be refreshed while they are used, so O(cache_plugin), O(cache_connection) and
+    O(cache_prefix) change nothing.
 options:
+  cache:
+    description:
+      - Whether the list of a provider that is asked over the network may come from a file. The provider V(local) is
+        always asked.
+      - A list of the last minute is used as it is. An older one, up to O(cache_timeout), is used as well, and a process
+        in the background asks for a newer one. An even older one is asked for while you wait, for 30 seconds at most.
+      - When a provider can't be asked, its last list is used for up to an hour, with a warning that says how old it is
+        and what went wrong; C(fleet_inventory_age_seconds) has the age.
+      - What this controller rents, starts, stops or ends is never missed, because a list from before is not used after
+        it. What other controllers do is seen when the list is refreshed.
+      - C(--flush-cache), and C(meta) with C(refresh_inventory), ask all providers, as V(false) does.
+      - With E(GPUFLEET_CACHE=false), nothing is written to files either, also not by the modules.
+    type: bool
+    default: true
+    env:
+      - name: ANSIBLE_INVENTORY_CACHE
+      - name: GPUFLEET_CACHE
+    ini:
+      - section: inventory
+        key: cache
+  cache_plugin:
+    description: Not used. Ansible loads it nevertheless, so it stays with the plugin that needs nothing.
+    type: str
+    default: memory
+  cache_timeout:
+    description: Up to which age, in seconds, a list is used while a newer one is asked for in the background.
+    type: int
+    default: 600
+    env:
+      - name: ANSIBLE_INVENTORY_CACHE_TIMEOUT
+    ini:
+      - section: inventory
+        key: cache_timeout
   plugin:
     description: Says that this file is for this plugin.
     type: str
@@ -302,7 +337,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 f"{shown_path(path)}: {', '.join(twice)} is also an instance of another fleet file of this "
                 "run; remove it from one of them."
             )
-        listings = _listing.list_all(fleet.providers, fleet.provider_settings)
+        listings = _listing.list_all(
+            fleet.providers,
+            fleet.provider_settings,
+            fresh=not (cache and self.get_option("cache")),
+            stale_seconds=float(self.get_option("cache_timeout")),
+        )
         listings = _host_keys.complete(fleet.deployment_id, listings)
         built = _inventory.build(fleet, listings, self._report_directory(fleet), wanted_elsewhere)
         for warning in built.warnings:

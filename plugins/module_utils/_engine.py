@@ -15,6 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _arguments,
     _budgets,
+    _cached,
     _host_keys,
     _journal,
     _metrics,
@@ -51,7 +52,8 @@ def run_module(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoR
 
 def load_providers(names: tuple[str, ...] | list[str], settings: Mapping[str, Any] | None) -> dict[str, Provider]:
     """The providers of those names, each with its own settings only."""
-    return {name: _provider.load(name, (settings or {}).get(name)) for name in names}
+    own = {name: (settings or {}).get(name) or {} for name in names}
+    return {name: _cached.watched(_provider.load(name, own[name]), own[name]) for name in names}
 
 
 def run_instance(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -96,6 +98,7 @@ class Run:
             "diff": plan.diff,
             "offer": _views.offer(market.offers[0]) if market.offers else None,
             "refused_offers": market.refused,
+            "warnings": market.warnings,
             "surplus": [_views.instance(one) for one in found.surplus],
         }
         if self.check_mode:
@@ -132,6 +135,7 @@ class Run:
         market = _offers.survey(
             {name: self.providers[name] for name in wish.providers},
             _offers.query_from(wish),
+            _cached.OFFERS if self.check_mode else _cached.RENTING,
             prefer_order=wish.prefer_order,
             max_price_per_hour_usd=wish.max_price_per_hour_usd,
             price_per_hour_usd=wish.price_per_hour_usd,

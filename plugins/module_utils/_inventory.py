@@ -64,6 +64,7 @@ def build(
     warnings = list(fleet.warnings)
     warnings += [_failure_warning(listing) for listing in listings if listing.failure is not None]
     failed = {listing.provider for listing in listings if listing.failure is not None}
+    warnings += [_outdated_warning(listing) for listing in listings if listing.outdated is not None]
     kept, surplus = _one_per_name(fleet.deployment_id, listings)
     hosts = []
     for settings in fleet.instances:
@@ -117,6 +118,14 @@ def _failure_warning(listing: Listing) -> str:
     return (
         f"Provider {listing.provider} did not say what lives there: {listing.failure}{fix} "
         "Its instances are unknown in this run (fleet_complete is false)."
+    )
+
+
+def _outdated_warning(listing: Listing) -> str:
+    fix = f" {listing.fix}" if listing.fix else ""
+    return (
+        f"Provider {listing.provider} did not say what lives there now: {listing.outdated}{fix} "
+        f"Its list of {listing.age_seconds:.0f} s ago is used."
     )
 
 

@@ -12,17 +12,36 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.gpuops.fleet.plugins.module_utils import _cached
+from ansible_collections.gpuops.fleet.plugins.module_utils._cache import Policy
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Offer, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Provider, ProviderError
 
 
 @dataclass
 class Market:
-    """offers in the order of preference; errors by provider; refused offers with the reason."""
+    """offers in the order of preference; refused offers with the reason; errors of providers without an answer.
+
+    answers has, of each provider, the age of its answer and what went wrong when a newer one was asked for.
+    """
 
     offers: list[Offer] = field(default_factory=list)
     errors: dict[str, ProviderError] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each provider that did not say what it offers now."""
+        found = []
+        for answer in self.answers:
+            if answer["error"]:
+                age = answer["age_seconds"]
+                used = "Nothing of it is here." if age is None else f"Its offers of {age:.0f} s ago are used."
+                found.append(
+                    f"Provider {answer['provider']} did not say what it offers now: {answer['error']['message']} {used}"
+                )
+        return found
 
 
 def query_from(wish: Wish) -> dict[str, Any]:
@@ -41,21 +60,30 @@ def query_from(wish: Wish) -> dict[str, Any]:
 def survey(
     providers: Mapping[str, Provider],
     query: Mapping[str, Any],
+    policy: Policy = _cached.RENTING,
     *,
     prefer_order: bool = False,
     max_price_per_hour_usd: float | None = None,
     price_per_hour_usd: float | None = None,
 ) -> Market:
-    """Ask all providers in parallel; one that fails takes nothing away from the others."""
+    """Ask all providers in parallel; one that fails takes nothing away from the others. policy: how old it may be."""
     market = Market()
     found: list[Offer] = []
     with ThreadPoolExecutor(max_workers=max(1, len(providers))) as pool:
-        calls = {name: pool.submit(provider.offers, query) for name, provider in providers.items()}
+        calls = {name: pool.submit(_cached.offers, one, query, policy) for name, one in providers.items()}
         for name, call in calls.items():
-            try:
-                found += call.result()
-            except ProviderError as error:
-                market.errors[name] = error
+            answer = call.result()
+            if answer.data is not None:
+                found += answer.data
+            elif answer.error:
+                market.errors[name] = answer.error
+            market.answers.append(
+                {
+                    "provider": name,
+                    "age_seconds": None if answer.data is None else round(answer.age_seconds, 1),
+                    "error": answer.error.as_failure() if answer.error else None,
+                }
+            )
     for offer in found:
         priced = replace(offer, price_per_hour_usd=price_per_hour_usd) if offer.price_per_hour_usd is None else offer
         reason = _too_expensive(priced, max_price_per_hour_usd)

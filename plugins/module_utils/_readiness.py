@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _endpoint
+from ansible_collections.gpuops.fleet.plugins.module_utils import _cached, _clock, _endpoint
 from ansible_collections.gpuops.fleet.plugins.module_utils._budgets import Budget
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Runtime, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import (
@@ -185,7 +185,7 @@ def _wait_for_provider(provider: Provider, instance: Instance, report: Report, s
             report.add(Probe("provider_slow", f"still {instance.status.value}: {instance.detail}"), waited)
             return instance
         _clock.sleep(1.0 if waited < 30 else 5.0)
-        current = provider.get(instance.id)
+        current = _cached.look(provider, instance.id)
         if current is None:
             report.add(Probe("provider_failed", "the provider no longer knows this instance"), waited)
             return instance

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _cached,
     _engine,
     _gpus,
     _journal,
@@ -62,6 +63,7 @@ def list_offers(params: Mapping[str, Any]) -> dict[str, Any]:
     market = _offers.survey(
         providers,
         query,
+        _cached.OFFERS,
         prefer_order=params["prefer_order"],
         max_price_per_hour_usd=params["max_price_per_hour_usd"],
     )
@@ -72,6 +74,8 @@ def list_offers(params: Mapping[str, Any]) -> dict[str, Any]:
         "offers": [_views.offer(one) for one in market.offers],
         "refused_offers": market.refused,
         "errors": [error.as_failure() for error in market.errors.values()],
+        "answers": market.answers,
+        "warnings": market.warnings,
     }
 
 

@@ -12,7 +12,6 @@ after 429, which says that nothing was done. A lost answer to anything else is A
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,10 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
     RateLimited,
 )
+from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import (
+    LONGEST_WAIT_SECONDS,
+    retry_after_seconds,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -32,7 +35,7 @@ USER_AGENT = "gpuops-fleet/0.1 (+https://github.com/gpuops/fleet)"  # Cloudflare
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 ATTEMPTS = 5
-LONGEST_WAIT_SECONDS = 60.0  # what asks for a longer pause is told to the user instead of slept through
+HURRIED_ATTEMPTS = 3  # for a caller with a limit: he can do without an answer
 _QUESTIONS = ("GET", "HEAD")
 
 
@@ -58,7 +61,8 @@ class Transport:
     """Calls one provider's API.
 
     headers carry the credentials; they are never part of an error. refuse turns an answer of 4xx into an error of the
-    contract; pace, when given, is called before each attempt and waits until this account may send it.
+    contract; pace, when given, is called before each attempt and waits until this account may send it, and heed after
+    each answer, for what it says about that. Inside _clock.limit there is less patience, and no attempt after it.
     """
 
     provider: str
@@ -66,6 +70,7 @@ class Transport:
     headers: Mapping[str, str] = field(repr=False)
     refuse: Refusal
     pace: Callable[[str, str], None] | None = None
+    heed: Callable[[str, str, Answer], None] | None = None
     _session: requests.Session | None = None
 
     def call(
@@ -78,26 +83,28 @@ class Transport:
         accept: tuple[int, ...] = (),
     ) -> Answer:
         """Send it and return the answer when it is 2xx, or one of the statuses in accept; else raise."""
-        for attempt in range(ATTEMPTS):
+        attempts = ATTEMPTS if _clock.seconds_left() is None else HURRIED_ATTEMPTS
+        for attempt in range(attempts):
+            last = attempt == attempts - 1
             if self.pace:
                 self.pace(method, path)
             try:
                 answer = self._send(method, path, query, body)
             except ProviderUnavailable:
-                if method not in _QUESTIONS or attempt == ATTEMPTS - 1:
+                if method not in _QUESTIONS or last or not _pause(_pause_seconds(attempt)):
                     raise
-                _clock.sleep(_pause_seconds(attempt))
                 continue
+            if self.heed:
+                self.heed(method, path, answer)
             if 200 <= answer.status < 300 or answer.status in accept:
                 return answer
             if answer.status == 429:
-                self._wait_for_turn(answer, attempt)
+                self._wait_for_turn(answer, attempt, last)
             elif answer.status >= 500:
                 if method not in _QUESTIONS:
                     raise self._unknown(method, path, f"answered {answer.status}", answer)
-                if attempt == ATTEMPTS - 1:
+                if last or not _pause(_pause_seconds(attempt)):
                     raise self._unavailable(f"{method} {path} answers {answer.status}", answer)
-                _clock.sleep(_pause_seconds(attempt))
             else:
                 raise self.refuse(answer)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -108,13 +115,17 @@ class Transport:
         if self._session is None:
             self._session = requests.Session()
             self._session.headers.update({"User-Agent": USER_AGENT, "Accept": "application/json", **self.headers})
+        left = _clock.seconds_left()
+        connect, read = (limit if left is None else min(limit, left) for limit in (CONNECT_SECONDS, READ_SECONDS))
+        if read <= 0:
+            raise self._unavailable("there was no time left to wait for it")
         try:
             received = self._session.request(
                 method,
                 self.base_url.rstrip("/") + path,
                 params=query,
                 json=body,
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                timeout=(connect, read),
                 # Following one would send the credentials elsewhere, and a POST as a GET.
                 allow_redirects=False,
             )
@@ -122,15 +133,16 @@ class Transport:
             raise self._unavailable(f"{self.base_url} did not accept a connection") from error
         except requests.exceptions.RequestException as error:
             if method in _QUESTIONS or _was_never_sent(error):
-                raise self._unavailable(f"{method} {path}: {_reason(error)}") from error
-            raise self._unknown(method, path, _reason(error)) from error
+                raise self._unavailable(f"{method} {path}: {_reason(error, read)}") from error
+            raise self._unknown(method, path, _reason(error, read)) from error
         if 300 <= received.status_code < 400:
             raise self._unavailable(f"{method} {path} was sent elsewhere ({received.status_code}): the API has moved")
         return Answer(received.status_code, _json(received), received.text, received.headers)
 
-    def _wait_for_turn(self, answer: Answer, attempt: int) -> None:
+    def _wait_for_turn(self, answer: Answer, attempt: int, last: bool) -> None:
         wanted = retry_after_seconds(answer)
-        if attempt == ATTEMPTS - 1 or (wanted or 0) > LONGEST_WAIT_SECONDS:
+        too_long = last or (wanted or 0) > LONGEST_WAIT_SECONDS
+        if too_long or not _pause(max(wanted or 0.0, _pause_seconds(attempt))):
             pause = f" for {wanted:.0f} s" if wanted else ""
             raise RateLimited(
                 f"{self.provider} asks us to wait{pause}: too many requests.",
@@ -140,7 +152,6 @@ class Transport:
                 retry_after_seconds=wanted,
                 fix="Run again later; several controllers of one account share its limits.",
             )
-        _clock.sleep(max(wanted or 0.0, _pause_seconds(attempt)))
 
     def _unavailable(self, what: str, answer: Answer | None = None) -> ProviderUnavailable:
         return ProviderUnavailable(
@@ -161,24 +172,17 @@ class Transport:
         )
 
 
-def retry_after_seconds(answer: Answer) -> float | None:
-    """How long the provider wants us to wait: Retry-After, every empty window of RateLimit, a number in the text."""
-    waits = []
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", answer.headers.get("Retry-After", "")):
-        waits.append(float(answer.headers["Retry-After"]))
-    for window in answer.headers.get("RateLimit", "").split(","):
-        parts = dict(re.findall(r";\s*([rt])=([0-9]+)", window))
-        if parts.get("r") == "0" and "t" in parts:
-            waits.append(float(parts["t"]))
-    if not waits:
-        found = re.search(r"threshold=([0-9]+(?:\.[0-9]+)?)", answer.text)
-        if found:
-            waits.append(float(found[1]))
-    return max(waits) if waits else None
-
-
 def _pause_seconds(attempt: int) -> float:
     return min(0.5 * 2.0**attempt, 8.0) * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
+
+
+def _pause(seconds: float) -> bool:
+    """Sleep; False when no time would be left after it, and none was slept."""
+    left = _clock.seconds_left()
+    if left is not None and seconds >= left:
+        return False
+    _clock.sleep(seconds)
+    return True
 
 
 def _json(received: requests.Response) -> Any:
@@ -206,11 +210,11 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, read_seconds: float) -> str:
     """What went wrong in few words; the URL with its query is left out."""
     names = [type(one).__name__ for one in _causes(error)]
     if "ReadTimeout" in names or "ReadTimeoutError" in names:
-        return f"did not answer within {READ_SECONDS:.0f} s"
+        return f"did not answer within {read_seconds:.0f} s"
     if "NameResolutionError" in names:
         return "its name can't be resolved"
     if "ConnectionRefusedError" in names:

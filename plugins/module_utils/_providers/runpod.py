@@ -11,14 +11,15 @@ is said here about the API comes from its published v2 specification of 2026-08 
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _clock, _gpus, _marker, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Endpoint,
     Instance,
@@ -40,7 +41,6 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 
 NAME = "runpod"
-DEFAULT_URL = "https://api.runpod.io/v2"
 DEFAULT_PROXY_URL = "https://{id}-{port}.proxy.runpod.net"
 MARKER_VARIABLE = "GPUFLEET_MARKER"
 CLOUDS = ("SECURE", "COMMUNITY")
@@ -70,21 +70,24 @@ class RunpodProvider:
     capabilities = CAPABILITIES[NAME]
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._url = settings.get("api_url") or os.environ.get("RUNPOD_REST_V2_URL") or DEFAULT_URL
+        self._account = _accounts.get(NAME, settings)
         self._proxy_url = settings.get("proxy_url") or DEFAULT_PROXY_URL
-        self._key = settings.get("api_key") or os.environ.get("RUNPOD_API_KEY")
         self._connection: Transport | None = None
 
     @property
     def _api(self) -> Transport:
-        if not self._key:
+        if not self._account.key:
             raise AuthError(
                 "There is no API key for RunPod.",
                 provider=NAME,
                 fix="Set RUNPOD_API_KEY, or provider_settings.runpod.api_key (from a vault).",
             )
         if self._connection is None:
-            self._connection = Transport(NAME, self._url, {"Authorization": f"Bearer {self._key}"}, _refusal)
+            headers = {"Authorization": f"Bearer {self._account.key}"}
+            limiter = _rate_limit.Limiter(self._account)
+            self._connection = Transport(
+                NAME, self._account.url, headers, _refusal, pace=limiter.wait, heed=limiter.heed
+            )
         return self._connection
 
     # What can be rented ----------------------------------------------------------------------------------------
@@ -95,9 +98,17 @@ class RunpodProvider:
             return []
         count = int(query.get("gpu_count") or 1)
         found = []
-        for cloud in CLOUDS:
+
+        def ask(cloud: str) -> list[dict[str, Any]]:
             asked = {"include": "AVAILABILITY", "product": "POD", "count": count, "cloud": cloud}
-            for entry in self._api.call("GET", "/catalog/gpus", query=asked).body["gpus"]:
+            entries: list[dict[str, Any]] = self._api.call("GET", "/catalog/gpus", query=asked).body["gpus"]
+            return entries
+
+        with ThreadPoolExecutor(max_workers=len(CLOUDS)) as pool:
+            # A thread has its own context, and with it no limit of time unless it is given ours.
+            answers = [(cloud, pool.submit(copy_context().run, ask, cloud)) for cloud in CLOUDS]
+        for cloud, answer in answers:
+            for entry in answer.result():
                 if _canonical(entry) == query["gpu"]:
                     found += _offers_of(entry, cloud, count, query.get("regions") or [])
         return found
@@ -321,7 +332,7 @@ def _refusal(answer: Answer) -> ProviderError:
     if answer.status == 410:
         return ProviderUnavailable(
             "This address of RunPod's API is switched off.",
-            fix=f"Remove api_url and RUNPOD_REST_V2_URL, or set them to {DEFAULT_URL}.",
+            fix=f"Remove api_url and RUNPOD_REST_V2_URL, or set them to {_accounts.APIS[NAME].url}.",
             **details,
         )
     fix = "Correct the option that is named there."

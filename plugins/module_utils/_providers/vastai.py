@@ -11,14 +11,12 @@ The v1 list with our marker in the label is the state of record. Neither labels 
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _clock, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Instance,
     Offer,
@@ -36,9 +34,9 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai_wire as wire
+from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import Interval
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 
-DEFAULT_URL = "https://console.vast.ai"
 PAGE_SIZE = 25  # the most that the list gives at once
 DELETE_DEADLINE_SECONDS = 60.0
 DELETE_AGAIN_SECONDS = 15.0
@@ -46,42 +44,20 @@ STOP_DEADLINE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 
 # Vast.ai's limits: the least time between two calls of one kind, in seconds.
-_INTERVALS_SECONDS = (
-    ("PUT", r"/api/v0/asks/", 4.5),
-    ("POST", r"/api/v0/bundles/", 6.0),  # about ten a minute
-    ("POST", r"/api/v0/instances/[0-9]+/ssh/", 1.0),
-    ("GET", r"/api/v0/instances/[0-9]+/", 2.0),
-    ("PUT", r"/api/v0/instances/[0-9]+/", 2.0),  # 1 s, but 2 s for a start
-    ("DELETE", r"/api/v0/instances/[0-9]+/", 3.0),
-    ("GET", r"/api/v1/instances/", 1.0),
+_INTERVALS = (
+    Interval("PUT", r"/api/v0/asks/", 4.5),
+    Interval("POST", r"/api/v0/bundles/", 6.0),  # about ten a minute
+    Interval("POST", r"/api/v0/instances/[0-9]+/ssh/", 1.0),
+    Interval("GET", r"/api/v0/instances/[0-9]+/", 2.0),
+    Interval("PUT", r"/api/v0/instances/[0-9]+/", 2.0),  # 1 s, but 2 s for a start
+    Interval("DELETE", r"/api/v0/instances/[0-9]+/", 3.0),
+    Interval("GET", r"/api/v1/instances/", 1.0),
 )
 
 
 def make(settings: Mapping[str, Any]) -> VastaiProvider:
     """Called by _provider.load; talks to nobody yet."""
     return VastaiProvider(settings)
-
-
-class Pace:
-    """Lets each kind of call pass as often as Vast.ai allows, counted inside this process and object.
-
-    Controllers in other processes are not seen: what they take away shows as 429, which the transport waits out. (A
-    limiter that they share is to come.)
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next_turn: dict[str, float] = {}
-
-    def __call__(self, method: str, path: str) -> None:
-        for wanted, pattern, seconds in _INTERVALS_SECONDS:
-            if method == wanted and re.fullmatch(pattern + r".*", path):
-                with self._lock:
-                    now = _clock.monotonic()
-                    turn = max(now, self._next_turn.get(method + pattern, now))
-                    self._next_turn[method + pattern] = turn + seconds
-                _clock.sleep(turn - now)
-                return
 
 
 class VastaiProvider:
@@ -98,12 +74,14 @@ class VastaiProvider:
     def _call(self, method: str, path: str, **options: Any) -> Answer:
         """Like Transport.call; raises AuthError when there is no key to call with."""
         if self._transport is None:
-            key = self._settings.get("api_key") or os.environ.get("VAST_API_KEY")
-            if not key:
+            account = _accounts.get(self.name, self._settings)
+            if not account.key:
                 raise AuthError("There is no API key for vastai.", provider=self.name, fix=wire.KEY_FIX)
-            url = self._settings.get("api_url") or os.environ.get("VAST_URL") or DEFAULT_URL
-            headers = {"Authorization": f"Bearer {key.strip()}"}
-            self._transport = Transport(self.name, url, headers, wire.refusal, Pace())
+            headers = {"Authorization": f"Bearer {account.key}"}
+            limiter = _rate_limit.Limiter(account, _INTERVALS)
+            self._transport = Transport(
+                self.name, account.url, headers, wire.refusal, pace=limiter.wait, heed=limiter.heed
+            )
         return self._transport.call(method, path, **options)
 
     def _rows(self, answer: Answer, field: str) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
     RateLimited,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport, retry_after_seconds
+from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import retry_after_seconds
+from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 from support.fake_clock import FakeClock
 
 Script = list[tuple[int, Any, dict[str, str]]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _gpus, _marker, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Endpoint,
     Instance,
@@ -761,7 +761,7 @@ def test_a_refusal_in_our_words(status: int, body: Any, error: type[ProviderErro
 
 
 def test_calls_of_one_kind_keep_their_distance(clock: FakeClock) -> None:
-    pace = vastai.Pace()
+    pace = _rate_limit.Limiter(_accounts.Account("vastai", "u", "k"), vastai._INTERVALS).wait
     for method, path in [
         ("PUT", "/api/v0/asks/1/"),
         ("PUT", "/api/v0/asks/2/"),

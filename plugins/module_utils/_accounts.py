@@ -1,0 +1,62 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""Where a provider's API is and with which key it is asked: the account. Known without importing the provider."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Api(NamedTuple):
+    """The address that holds without settings, and the environment variables that official clients read."""
+
+    url: str
+    url_variable: str
+    key_variable: str
+
+
+# The providers that are asked over the network. The others have no account, and nothing of theirs is cached or shared.
+APIS = {
+    "runpod": Api("https://api.runpod.io/v2", "RUNPOD_REST_V2_URL", "RUNPOD_API_KEY"),
+    "vastai": Api("https://console.vast.ai", "VAST_URL", "VAST_API_KEY"),
+}
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom we are for a provider. key is None when nobody gave one."""
+
+    provider: str
+    url: str
+    key: str | None = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """Names this account in names of files, without telling its key."""
+        text = "\0".join(("gpuops.fleet account", self.provider, self.url.rstrip("/"), self.key or ""))
+        return f"{self.provider}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def find(provider: str, settings: Mapping[str, Any]) -> Account | None:
+    """The account that these settings and the environment name; None for a provider without one."""
+    api = APIS.get(provider)
+    if api is None:
+        return None
+    url = settings.get("api_url") or os.environ.get(api.url_variable) or api.url
+    key = str(settings.get("api_key") or os.environ.get(api.key_variable) or "").strip()
+    return Account(provider, str(url), key or None)
+
+
+def get(provider: str, settings: Mapping[str, Any]) -> Account:
+    """Like find, for a provider that has one."""
+    account = find(provider, settings)
+    if account is None:
+        raise ValueError(f"provider '{provider}' has no account.")
+    return account
