@@ -122,16 +122,21 @@ class Pods:
             "actions": {"RUNNING": ["stop", "restart", "terminate"], "EXITED": ["start", "terminate"]}.get(
                 rental.status, ["stop", "terminate"]
             ),
-            "cost": rental.wire["_price"] if running or rental.status in ("PROVISIONING", "STARTING") else 0.0,
+            "cost": self._price(rental) if running or rental.status in ("PROVISIONING", "STARTING") else 0.0,
             "ssh": {"proxy": None, "direct": direct},
             "runtime": {"uptime": int(uptime), "gpus": [], "ports": []} if uptime is not None else None,
             "startedAt": time_of(rental.wire["_started"]) if running else None,
         }
 
+    def _price(self, rental: Rental) -> float:
+        """Of an hour in which it runs."""
+        return float(rental.wire.get("_price", rental.price_per_hour_usd))
+
     def _stop(self, rental: Rental) -> None:
         """Nothing costs then but a persistent mount."""
         rental.status = "EXITED"
-        kept_gb = rental.wire["mounts"].get("persistent", {}).get("size", 0)
+        rental.wire["_price"] = self._price(rental)  # for its next start
+        kept_gb = (rental.wire.get("mounts") or {}).get("persistent", {}).get("size", 0)
         self.world.charge(rental, kept_gb * DISK_PRICE_PER_GB_HOUR)
         self.world.machines.stop(rental.id)
 
@@ -154,7 +159,8 @@ class Pods:
             self._stop(rental)
         else:
             rental.status, rental.wire["_started"] = "PROVISIONING", self.world.now()
-            self.world.charge(rental, rental.wire["_price"])
+            self.world.charge(rental, self._price(rental))
+            self.world.machines.stop(rental.id)  # a restart begins with an empty disk, too
             self.world.start_machine(rental)
         return self.show(rental)
 
