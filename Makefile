@@ -64,9 +64,10 @@ bench: ## ratios against references, into build/bench.json (BENCH=--from-nothing
 	PYTHONPATH=tests:tests/e2e:roles/processor/files/telemetry:$(PYTHONPATH) python -m benchmarks \
 		--base-image gpufleet/base:trixie $(BENCH)
 
-emulators: ## the emulated providers on free loopback ports, until you press Ctrl-C
+emulators: ## emulated providers with real machines, until you press Ctrl-C (LIGHT=--light: without machines)
 	@scripts/setup dev
-	@python -m tests.emulators --light
+	@$(if $(LIGHT),true,$(LOCAL_PROVIDER) -e local_provider_docker_image=true)
+	@python -m tests.emulators $(LIGHT)
 
 soak: ## the long forms of the tests
 	@TEST_SCALE=10 scripts/test

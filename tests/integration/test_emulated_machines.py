@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +19,16 @@ import docker
 import pytest
 import requests
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Request, Status
+from ansible_collections.gpuops.fleet.plugins.module_utils._probe import probe_login, probe_socket
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod as runpod_provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai as vastai_provider
-from ansible_collections.gpuops.fleet.plugins.module_utils._readiness import probe_login, probe_socket
 from emulators import runpod, vastai
 from emulators.docker_machines import DockerMachines
 from emulators.server import serving
 from emulators.world import Fault, World
 from support import local_engine
 
+ROOT = Path(__file__).resolve().parents[2]
 CLIENT = local_engine.engine()
 IMAGE = local_engine.host_image(CLIENT) if CLIENT else None
 pytestmark = [
@@ -167,3 +171,25 @@ def test_an_image_that_is_not_there_is_told_as_the_provider_tells_it(machines: D
 
         assert "Error response from daemon" in wait_for(failed, "the failure").detail
         assert provider.delete(made.id)
+
+
+def test_a_signal_ends_everything_that_was_rented() -> None:
+    assert CLIENT
+    assert IMAGE
+    command = [sys.executable, "-m", "tests.emulators", "--host-image", IMAGE]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        url = json.loads(running.stdout.readline())["runpod"]
+        wish = {"name": "a", "image": IMAGE, "gpu": {"id": "NVIDIA A40", "count": 1}, "args": "sleep 600"}
+        pod = requests.post(f"{url}/pods", json=wish, headers={"Authorization": "Bearer any"}, timeout=10).json()
+
+        def started() -> list[Any]:
+            found = CLIENT.containers.list(filters={"label": f"gpuops.fleet.name=m{pod['id']}"})
+            return [one for one in found if one.attrs["Config"]["Cmd"] == ["sleep", "600"]]
+
+        (container, *_none) = wait_for(started, "the container")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=120) == 0
+    deployment_id = container.labels["gpuops.fleet.deployment"]
+    assert re.fullmatch("emulated-[0-9a-f]{8}", deployment_id), "what scripts/leftovers looks for"
+    assert local_engine.left_behind(CLIENT, deployment_id) == []

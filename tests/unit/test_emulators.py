@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -53,6 +54,20 @@ def test_one_command_starts_all_and_a_signal_ends_it() -> None:
         assert requests.get(f"{urls['runpod']}/pods", headers=KEY, timeout=10).json()["pods"] == []
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=20) == 0
+
+
+def test_without_an_engine_it_says_what_to_do() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.emulators"],
+        cwd=ROOT,
+        env={**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "or use --light" in done.stderr
 
 
 def test_the_books_show_what_was_rented_and_what_it_cost(base: str) -> None:
@@ -172,6 +187,7 @@ def test_what_an_ssh_client_meets_where_no_machine_is(slow: tuple[World, str], t
     later(world)
     set_faults(base, {"trouble": trouble, "of": "^a$"})  # by its owner
     direct = pods(base, f"/{pod}")["ssh"]["direct"]
+    assert direct["host"] == "127.0.0.1"
     assert reached(direct["host"], direct["port"]) == met
     set_faults(base)
     assert pods(base, f"/{pod}")["ssh"]["direct"]["host"] == "203.0.113.7", "an address that nobody has"
