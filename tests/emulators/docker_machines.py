@@ -230,6 +230,7 @@ class DockerMachines(NoMachines):
             },
             restart_policy={"Name": "always"} if order.restarts else None,
             mem_limit="6g",
+            shm_size="1g",
             pids_limit=4096,
         )
         try:

@@ -21,8 +21,6 @@ from emulators import runpod, vastai
 from emulators.server import serving
 from emulators.world import World
 
-pytest.importorskip("ansible_runner", reason="ansible-runner is not installed; run `make check`, which brings it")
-
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"RUNPOD_API_KEY": "planted-runpod-key-71c2", "VAST_API_KEY": "planted-vastai-key-08ff"}
 PLAYBOOKS = ("plan", "provision", "status", "destroy")
@@ -67,7 +65,7 @@ class Awx:
         (place / "project").symlink_to(self.project)
         known = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "ANSIBLE_NOCOLOR": "1"}
         (place / "env" / "envvars").write_text(json.dumps({**self.environment, **known}))
-        return place, {**known, "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        return place, {**known, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LANG": "C.UTF-8"}
 
     def _finish(self, place: Path, command: list[str], environment: dict[str, str]) -> str:
         before = self.state_of_the_project()
