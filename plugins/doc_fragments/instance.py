@@ -62,7 +62,8 @@ options:
     description:
       - How long it may live at most, in hours, days or weeks (V(8h), V(7d), V(2w)), or the word V(unlimited).
       - Required where the provider costs money; there is no default.
-      - It is written on the rental. Neither V(runpod) nor V(vastai) ends a rental by itself, so end it in time.
+      - It is written on the rental. Neither V(runpod) nor V(vastai) ends a rental by itself, so the playbook
+        C(gpuops.fleet.sweep), run by a timer or a schedule with C(fleet_confirm), has to.
     type: str
   image:
     description: Image to boot or to run. Default is the provider's own. For the provider V(local) a host image.

@@ -317,7 +317,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def verify_file(self, path: str) -> bool:
         """Only the name decides, so that a mistake in a fleet file is reported by its own plugin."""
-        return path.endswith(("fleet.yml", "fleet.yaml")) and bool(super().verify_file(path))
+        return path.endswith(_fleet_file.FILE_ENDINGS) and bool(super().verify_file(path))
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Fill the inventory, or raise with one sentence for each mistake in the file; then nothing was added."""

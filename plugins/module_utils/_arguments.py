@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus
+from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Runtime, Wish
 
 # What a user can say about one instance, in the fleet file as well as in a task.
@@ -80,17 +80,26 @@ FLEET_SPEC: dict[str, dict[str, Any]] = {
 }
 
 _UNITS = {"h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"([1-9][0-9]{0,4})([hdw])", re.ASCII)
 
 
 def lifetime_seconds(text: str) -> int | None:
     """'8h', '7d' or '2w' in seconds, None for the word 'unlimited'; raises ValueError for anything else."""
     if text == "unlimited":
         return None
-    match = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
+    match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(
             f"max_lifetime '{text}' can't be read; write hours, days or weeks ('8h', '7d', '2w') or 'unlimited'."
         )
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def extend_seconds(text: str) -> int:
+    """How long from now on; raises ValueError for what is no duration."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"extend '{text}' can't be read; write hours, days or weeks from now on ('8h', '7d', '2w').")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -138,6 +147,9 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         max_price_per_hour_usd=params.get("max_price_per_hour_usd"),
         price_per_hour_usd=params.get("price_per_hour_usd"),
         lifetime_seconds=lifetime_seconds(params.get("max_lifetime") or "unlimited"),
+        extend_to_epoch_hours=(
+            _marker.expiry_epoch_hours(extend_seconds(params["extend"])) if params.get("extend") else None
+        ),
         image=params.get("image"),
         entrypoint=_optional_tuple(params.get("entrypoint")),
         args=_optional_tuple(params.get("args")),

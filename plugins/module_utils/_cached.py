@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _cache, _clock, _provider, _refresher
@@ -121,6 +121,14 @@ class WatchedProvider:
 
     def delete(self, instance_id: str) -> bool:
         return self._changing(lambda: self._provider.delete(instance_id))
+
+    def renew(self, instance_id: str, expiry_epoch_hours: int) -> Instance:
+        renewing = _provider.renewing(self._provider)
+        return self._changing(lambda: renewing.renew(instance_id, expiry_epoch_hours))
+
+    def billed_usd(self, instance_ids: Collection[str], since_seconds: float) -> dict[str, float]:
+        bills = _provider.billing(self._provider)
+        return bills.billed_usd(instance_ids, since_seconds) if bills else {}
 
     def clean_up(self, deployment_id: str) -> bool:
         return self._provider.clean_up(deployment_id)

@@ -18,6 +18,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _cached,
     _host_keys,
     _journal,
+    _lifetime,
+    _marker,
     _metrics,
     _offers,
     _plan,
@@ -65,6 +67,7 @@ def run_instance(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         problems += [one for one in _preflight.check_instance(settings) if one.field in ("name", "providers")]
     else:
         problems += _preflight.check_instance(settings) + _preflight.check_state(settings, params["state"])
+        problems += _preflight.check_extend(settings, params.get("extend"))
     if problems:
         raise ValueError(" ".join(str(problem) for problem in problems))
     wish = _arguments.wish_from(params)
@@ -101,6 +104,7 @@ class Run:
             "warnings": market.warnings,
             "surplus": [_views.instance(one) for one in found.surplus],
         }
+        result |= self._lifetime(found.current, market.offers)
         if self.check_mode:
             instance = found.current if self.wish.state != "absent" else None
             actions = [action.value for action in plan.actions]
@@ -116,6 +120,14 @@ class Run:
             "warnings": self.warnings,
         }
 
+    def _lifetime(self, current: Instance | None, offers: list[Offer]) -> dict[str, str]:
+        """Who ends what lives, or what would be rented."""
+        if self.wish.state == "absent" or not (current or offers):
+            return {}
+        if current and not offers:
+            return _views.lifetime(current.provider, current.marker.expiry_epoch_hours)
+        return _views.lifetime(offers[0].provider, _marker.expiry_epoch_hours(self.wish.lifetime_seconds))
+
     def _refuse(self, plan: _plan.Plan, current: Instance | None) -> None:
         name = self.wish.name
         if plan.refused:
@@ -129,6 +141,8 @@ class Run:
                 fix="Change the wish back, or set on_drift: replace, which destroys this machine and rents another.",
                 result={"instance": _views.instance(current), "differences": [vars(one) for one in plan.differences]},
             )
+        if Action.RENEW in plan.actions and current:
+            _provider.renewing(self.providers[current.provider])
 
     def _market(self) -> _offers.Market:
         wish = self.wish
@@ -193,12 +207,17 @@ class Run:
 
     def _change(self, action: Action, current: Instance) -> Instance:
         provider = self.providers[current.provider]
+        expiry = self.wish.extend_to_epoch_hours
+        if action is Action.RENEW and expiry is not None:
+            current = _lifetime.renew(provider, current, expiry)
+            self.actions.append(action.value)
+            return current
         self.actions.append(action.value)
         if action is Action.START:
             current = provider.start(current.id)
         elif action is Action.STOP:
             current = provider.stop(current.id)
-        else:
+        elif action is Action.DELETE:
             provider.delete(current.id)
         _journal.record({"start": "started", "stop": "stopped"}.get(action.value, "deleted"), current)
         return current

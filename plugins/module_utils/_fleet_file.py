@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_values import 
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_yaml import read_file, read_yaml
 
 PLUGIN_NAME = "gpuops.fleet.fleet"
+FILE_ENDINGS = ("fleet.yml", "fleet.yaml")
 ROLE_NAMES = ("kafka", "mongodb", "processor", "producer", "vllm")
 
 # What Ansible's own fragments (constructed, inventory_cache) read; their values are checked by Ansible.
@@ -63,6 +64,25 @@ def resolve_path(path: str, fleet_file: str) -> str:
     """A path that stands in the fleet file: ~ is the user's home, relative ones begin at the file's folder."""
     directory = os.path.dirname(os.path.abspath(fleet_file))
     return os.path.normpath(os.path.join(directory, os.path.expanduser(path)))
+
+
+def find(paths: Iterable[str]) -> list[str]:
+    """The fleet files among these files and in these folders, as Ansible finds them when a folder is the inventory.
+
+    A file that is named and is none is an error: taken for nothing, what it wants would look unwanted.
+    """
+    found: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            for directory, folders, names in os.walk(path):
+                folders[:] = sorted(name for name in folders if name not in ("group_vars", "host_vars"))
+                found += [os.path.join(directory, name) for name in sorted(names) if name.endswith(FILE_ENDINGS)]
+        elif path.endswith(FILE_ENDINGS):
+            found.append(path)
+        else:
+            message = f"this is no fleet file: its name must end in {' or '.join(FILE_ENDINGS)}."
+            raise FleetFileError(path, [Problem((), message)])
+    return list(dict.fromkeys(os.path.abspath(path) for path in found))
 
 
 def load(path: str) -> Fleet:

@@ -131,6 +131,7 @@ class Wish:
     max_price_per_hour_usd: float | None = None
     price_per_hour_usd: float | None = None  # what the user knows about a price that the provider doesn't tell
     lifetime_seconds: int | None = None  # None: unlimited
+    extend_to_epoch_hours: int | None = None  # what lives shall not expire before; None: leave its expiry alone
     image: str | None = None
     entrypoint: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None

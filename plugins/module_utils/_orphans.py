@@ -3,76 +3,167 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Private to gpuops.fleet: no promise of stability to other collections.
-"""Finding what no fleet wants, and destroying it only when that is certain and asked for."""
+"""Finding what nobody wants any more, and ending it only when that is certain and asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _engine, _journal, _marker, _rent, _views
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Status
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _clock,
+    _engine,
+    _fleet_file,
+    _journal,
+    _marker,
+    _rent,
+    _views,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, ProviderError
+from ansible_collections.gpuops.fleet.plugins.module_utils._sweep import Judged, judge
 
 LISTS_APART_SECONDS = 60.0
 
 
 def run_orphan(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
-    deployment_id = _marker.check_deployment_id(params["deployment_id"])
-    confirm = params["confirm"]
-    if confirm is not None and confirm != deployment_id:
-        raise ValueError(f"confirm '{confirm}' is not the deployment_id; to destroy, write confirm: {deployment_id}.")
-    wanted = {_marker.check_name(name) for name in params["wanted"]}
-    providers = _engine.load_providers(params["providers"], params.get("provider_settings"))
-    orphans = _orphans(providers, deployment_id, wanted)
-    doomed = [one for one in orphans if confirm and _is_old(one, params["grace_seconds"])]
+    sweep = Sweep(params)
+    judged = sweep.look()
+    doomed = [one for one in judged if one.ends] if params["confirm"] is not None else []
     if len(doomed) > params["max_deletions"]:
         raise EngineError(
-            f"{len(doomed)} instances would be destroyed, more than max_deletions {params['max_deletions']}: "
-            + ", ".join(one.marker.name for one in doomed),
+            f"{len(doomed)} rentals would be ended, more than max_deletions {params['max_deletions']}, so none was: "
+            + ", ".join(f"{one.instance.marker.name} ({one.verdict.value})" for one in doomed),
             code="too_many",
-            provider=", ".join(params["providers"]),
-            fix="Check that the list of wanted names is right, then raise max_deletions.",
-            result={"orphans": [_views.instance(one) for one in orphans]},
+            provider=", ".join(sweep.providers),
+            fix="Check that all fleet files of this deployment are given and current, then raise max_deletions.",
+            result=sweep.told(judged),
         )
+    ended = doomed
     if doomed and not check_mode:
-        doomed = _destroy(providers, deployment_id, wanted, doomed)
-    gone = [{"name": one.marker.name, "provider": one.provider, "id": one.id} for one in doomed]
-    before = sorted(one.marker.name for one in orphans)
-    after = sorted(one.marker.name for one in orphans if one not in doomed)
+        ended, failures = sweep.end(doomed)
+        if failures:
+            raise EngineError(
+                "Not everything that had to end was ended: " + " ".join(str(error) for error in failures),
+                code=failures[0].code,
+                provider=", ".join(dict.fromkeys(error.provider for error in failures)),
+                fix="Run again; look at the provider's console for what is named here.",
+                result={"changed": bool(ended), "deleted": _ended(ended), **sweep.told(judged)},
+            )
     return {
-        "changed": bool(doomed),
-        "orphans": [_views.instance(one) for one in orphans],
-        "deleted": gone,
-        "diff": {"before": {"orphans": before}, "after": {"orphans": after}},
+        "changed": bool(ended),
+        "deleted": _ended(ended),
+        **sweep.told(judged),
+        "diff": {"before": _lines(judged), "after": _lines(one for one in judged if one not in ended)},
     }
 
 
-def _orphans(providers: _rent.Providers, deployment_id: str, wanted: set[str]) -> list[Instance]:
+class Sweep:
+    """One run over one deployment."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.deployment_id = _marker.check_deployment_id(params["deployment_id"])
+        confirm = params["confirm"]
+        if confirm is not None and confirm != self.deployment_id:
+            raise ValueError(
+                f"confirm '{confirm}' is not the deployment_id; to end what is found, write confirm: "
+                f"{self.deployment_id} (fleet_confirm for the playbooks)."
+            )
+        fleets = _fleets(params["fleet_files"], self.deployment_id)
+        self.wanted = frozenset(settings["name"] for fleet in fleets for settings in fleet.instances)
+        names = params["providers"] or [name for fleet in fleets for name in fleet.providers]
+        if not names:
+            raise ValueError(
+                "No provider is named in the fleet files, so there is nowhere to look: give providers, or name them "
+                "under provider_settings, such as 'runpod: {}'."
+            )
+        self.providers = _engine.load_providers(list(dict.fromkeys(names)), params.get("provider_settings"))
+        self.grace_seconds = params["grace_seconds"]
+
+    def look(self) -> list[Judged]:
+        """What every rental is, by complete lists of all providers; one list that fails is an error."""
+        found = _rent.list_all(self.providers)
+        judged = judge(found, self.deployment_id, self.wanted, _clock.now(), self.grace_seconds)
+        return sorted(judged, key=lambda one: (one.instance.marker.name, one.instance.id))
+
+    def told(self, judged: list[Judged]) -> dict[str, Any]:
+        """What the module returns of them; orphans are also those that are too young to be ended."""
+        rentals = [_views.instance(one.instance) | {"verdict": one.verdict.value} for one in judged]
+        unwanted = [one for one in rentals if one["owner"] == "fleet" and one["name"] not in self.wanted]
+        return {"rentals": rentals, "orphans": unwanted}
+
+    def end(self, doomed: list[Judged]) -> tuple[list[Judged], list[ProviderError]]:
+        """End what a second list and a last look show to be the same; what is in the way of one saves no other."""
+        _clock.sleep(LISTS_APART_SECONDS)
+        again = {_key(one.instance): one for one in self.look() if one.ends}
+        ended: list[Judged] = []
+        failures: list[ProviderError] = []
+        for one in doomed:
+            second = again.get(_key(one.instance))
+            if second is None or second.instance.marker != one.instance.marker:
+                continue
+            try:
+                if self._end_one(second):
+                    ended.append(one)
+            except ProviderError as error:
+                failures.append(error)
+        for name in dict.fromkeys(one.instance.provider for one in ended):
+            try:
+                self.providers[name].clean_up(self.deployment_id)
+            except ProviderError as error:
+                failures.append(error)
+        return ended, failures
+
+    def _end_one(self, one: Judged) -> bool:
+        provider = self.providers[one.instance.provider]
+        last = provider.get(one.instance.id)
+        # Another expiry, another owner or another nonce: somebody did something with it a moment ago.
+        if last is None or last.marker != one.instance.marker or not provider.delete(last.id):
+            return False
+        _journal.record("deleted", last, reason=one.verdict.value)
+        return True
+
+
+def _key(one: Instance) -> tuple[str, str]:
+    return one.provider, one.id
+
+
+def _fleets(paths: Iterable[str], deployment_id: str) -> list[_fleet_file.Fleet]:
+    """The fleet files, all of them good and of this deployment: what one of them names must not look unwanted."""
+    try:
+        fleets = [_fleet_file.load(path) for path in _fleet_file.find(paths)]
+    except FleetFileError as error:
+        raise ValueError(f"fleet_files: {error}") from error
+    if not fleets:
+        raise ValueError("fleet_files is empty: without the fleet files nobody knows what is wanted; name all of them.")
+    for fleet in fleets:
+        if fleet.deployment_id != deployment_id:
+            raise ValueError(
+                f"fleet_files: {fleet.path} is of deployment '{fleet.deployment_id}', not '{deployment_id}'; give the "
+                "files of one deployment."
+            )
+    return fleets
+
+
+def _ended(judged: list[Judged]) -> list[dict[str, Any]]:
     return [
-        one
-        for one in _rent.list_all(providers)
-        if one.marker.deployment_id == deployment_id
-        and one.marker.name not in wanted
-        and one.marker.owner == "fleet"  # a job looks after its own rentals
-        and one.status is not Status.TERMINATING
+        {
+            "name": one.instance.marker.name,
+            "provider": one.instance.provider,
+            "id": one.instance.id,
+            "verdict": one.verdict.value,
+            "cost_so_far_usd": _views.cost_so_far_usd(one.instance),
+        }
+        for one in judged
     ]
 
 
-def _is_old(one: Instance, grace_seconds: float) -> bool:
-    return one.created_at is not None and _clock.now() - one.created_at > grace_seconds
-
-
-def _destroy(
-    providers: _rent.Providers, deployment_id: str, wanted: set[str], doomed: list[Instance]
-) -> list[Instance]:
-    _clock.sleep(LISTS_APART_SECONDS)
-    again = {(one.provider, one.id) for one in _orphans(providers, deployment_id, wanted)}
-    destroyed = []
-    for one in doomed:
-        provider = providers[one.provider]
-        last_look = provider.get(one.id) if (one.provider, one.id) in again else None
-        if last_look and last_look.marker == one.marker and provider.delete(one.id):
-            _journal.record("deleted", one)
-            destroyed.append(one)
-    return destroyed
+def _lines(judged: Iterable[Judged]) -> dict[str, list[str]]:
+    """For the diff."""
+    return {
+        "rentals": [
+            f"{one.instance.marker.name} {one.instance.provider} {one.instance.id} {one.verdict.value}"
+            for one in judged
+        ]
+    }

@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.gpuops.fleet.plugins.module_utils import _views
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Status, Wish
 
 
@@ -19,6 +20,7 @@ class Action(enum.StrEnum):
     CREATE = "create"
     START = "start"
     STOP = "stop"
+    RENEW = "renew"
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,20 @@ def make_plan(current: Instance | None, wish: Wish, offer: Offer | None = None) 
         return Plan((Action.DELETE, Action.CREATE), before=before, after=_expected(wish, offer))
     if differences:
         return Plan(differences=differences, before=before, after=before)
-    actions = _power_actions(current, wish.state)
+    power = _power_actions(current, wish.state)
     after = dict(before or {})
-    if actions:
-        after["status"] = (Status.STOPPED if actions[-1] is Action.STOP else Status.RUNNING).value
-    return Plan(actions, before=before, after=after)
+    if power:
+        after["status"] = (Status.STOPPED if power[-1] is Action.STOP else Status.RUNNING).value
+    renewal: tuple[Action, ...] = ()
+    if wish.extend_to_epoch_hours is not None and _expires_before(current, wish.extend_to_epoch_hours):
+        renewal = (Action.RENEW,)  # first: what is given more time must not be ended while it starts
+        after["expires_at"] = _views.expires_at(wish.extend_to_epoch_hours)
+    return Plan(renewal + power, before=before, after=after)
+
+
+def _expires_before(current: Instance, epoch_hours: int) -> bool:
+    """Extending never shortens: what lives longer, or for ever, is left as it is."""
+    return 0 < current.marker.expiry_epoch_hours < epoch_hours
 
 
 def _power_actions(current: Instance, state: str) -> tuple[Action, ...]:
@@ -127,6 +138,7 @@ def _describe(current: Instance) -> dict[str, Any]:
         "instance_type": current.instance_type,
         "image": current.image,
         "price_per_hour_usd": current.price_per_hour_usd,
+        "expires_at": _views.expires_at(current.marker.expiry_epoch_hours),
     }
 
 

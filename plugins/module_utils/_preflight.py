@@ -53,6 +53,24 @@ def check_state(settings: Mapping[str, Any], state: str) -> list[Problem]:
     ]
 
 
+def check_extend(settings: Mapping[str, Any], extend: str | None) -> list[Problem]:
+    """Whether what lives can be given more time; with several providers, one that can is enough to go and look."""
+    if extend is None:
+        return []
+    problems = _refused("extend", lambda: _arguments.extend_seconds(extend))
+    unable = _without(settings, Capability.RENEW)
+    if unable and len(unable) == len(settings["providers"]):
+        names = " and ".join(f"'{name}'" for name in unable)
+        problems.append(
+            Problem(
+                "extend",
+                f"extend '{extend}': provider {names} can't change the expiry of what lives; leave it out (with "
+                "fleet_extend: leave the instance out by --limit), and rent anew with a longer max_lifetime in time.",
+            )
+        )
+    return problems
+
+
 def _refused(field: str, check: Callable[[], object]) -> list[Problem]:
     try:
         check()

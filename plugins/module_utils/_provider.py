@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, cast
 
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Request
 
@@ -21,6 +21,7 @@ class Capability(enum.StrEnum):
     UNIQUE_NAMES = "unique_names"  # the provider refuses a second thing of the same name
     SPOT = "spot"  # interruptible offers
     RENEW = "renew"  # the expiry can be changed in place
+    BILLING = "billing"  # the provider says what a rental has cost, also after its end
     VM = "vm"  # rents machines
     CONTAINER = "container"  # rents containers
     ENTRYPOINT = "entrypoint"  # can replace an image's entry point
@@ -62,11 +63,14 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.ENV,
             Capability.REGIONS,
             Capability.PORTS,
+            Capability.BILLING,
+            # No RENEW: the marker stands in the environment, and changing that resets the pod.
         }
     ),
     "vastai": frozenset(
         {
             Capability.STOP,
+            Capability.RENEW,  # the marker stands in the label, which a running instance does not see
             Capability.SPOT,
             Capability.VM,
             Capability.CONTAINER,
@@ -197,6 +201,36 @@ class Provider(Protocol):
 
         True when something was removed. Providers that make nothing beside the instances return False.
         """
+
+
+class Renewing(Provider, Protocol):
+    """A provider with the capability RENEW."""
+
+    def renew(self, instance_id: str, expiry_epoch_hours: int) -> Instance:
+        """Change the expiry in its marker, and nothing else of it; returns it as it is listed then."""
+
+
+class Billing(Provider, Protocol):
+    """A provider with the capability BILLING."""
+
+    def billed_usd(self, instance_ids: Collection[str], since_seconds: float) -> dict[str, float]:
+        """What each of these has been charged since then, by id; what the bill doesn't know is left out."""
+
+
+def renewing(provider: Provider) -> Renewing:
+    """The provider as one that can change an expiry; raises for one that can't, before any call."""
+    if Capability.RENEW not in provider.capabilities:
+        raise InvalidRequest(
+            f"{provider.name} can't change the expiry of what lives.",
+            provider=provider.name,
+            fix="Leave extend (fleet_extend) out there; rent anew with a longer max_lifetime in time.",
+        )
+    return cast(Renewing, provider)
+
+
+def billing(provider: Provider) -> Billing | None:
+    """The provider as one that knows its own bills; None for one that doesn't."""
+    return cast(Billing, provider) if Capability.BILLING in provider.capabilities else None
 
 
 def load(name: str, settings: Mapping[str, Any] | None = None) -> Provider:

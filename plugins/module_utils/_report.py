@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _cached,
+    _costs,
     _engine,
     _gpus,
     _journal,
@@ -21,13 +22,16 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _views,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import ProviderError
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Provider, ProviderError
 
 
-def _look(params: Mapping[str, Any]) -> tuple[list[Instance], list[ProviderError]]:
+def _providers(params: Mapping[str, Any]) -> dict[str, Provider]:
+    return _engine.load_providers(params["providers"], params.get("provider_settings"))
+
+
+def _look(params: Mapping[str, Any], providers: Mapping[str, Provider]) -> tuple[list[Instance], list[ProviderError]]:
     """The deployment's instances at all providers that answer, and the errors of the others."""
     deployment_id = _marker.check_deployment_id(params["deployment_id"])
-    providers = _engine.load_providers(params["providers"], params.get("provider_settings"))
     instances: list[Instance] = []
     errors: list[ProviderError] = []
     with ThreadPoolExecutor(max_workers=max(1, len(providers))) as pool:
@@ -43,11 +47,15 @@ def _look(params: Mapping[str, Any]) -> tuple[list[Instance], list[ProviderError
 
 
 def list_instances(params: Mapping[str, Any]) -> dict[str, Any]:
-    instances, errors = _look(params)
+    providers = _providers(params)
+    instances, errors = _look(params, providers)
     names = params["names"]
+    asked = [one for one in instances if not names or one.marker.name in names]
+    # A bill that can't be read makes a cost incomplete, but no list: the absence of an instance is still proven.
+    costs, _unread = _costs.add_up(providers, asked)
     return {
         "changed": False,
-        "instances": [_views.instance(one) for one in instances if not names or one.marker.name in names],
+        "instances": [_views.instance(one) | costs[_costs.key_of(one)].as_result() for one in asked],
         "complete": not errors,
         "errors": [error.as_failure() for error in errors],
     }
@@ -80,46 +88,30 @@ def list_offers(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sum_up_cost(params: Mapping[str, Any]) -> dict[str, Any]:
-    instances, errors = _look(params)
+    providers = _providers(params)
+    instances, errors = _look(params, providers)
+    past = _costs.past_of(_journal.read(params["deployment_id"]), {_costs.key_of(one) for one in instances})
+    costs, unread = _costs.add_up(providers, instances, past)
     live: list[dict[str, Any]] = [
         {
             "name": one.marker.name,
             "provider": one.provider,
             "id": one.id,
+            "status": one.status.value,
+            "created_at": _views.timestamp(one.created_at),
             "price_per_hour_usd": one.price_per_hour_usd,
-            "cost_so_far_usd": _views.cost_so_far_usd(one),
+            **costs[_costs.key_of(one)].as_result(),
         }
         for one in instances
     ]
-    past = _past(_journal.read(params["deployment_id"]), {(one.provider, one.id) for one in instances})
-    prices = [one["price_per_hour_usd"] for one in live]
-    costs = [one["cost_so_far_usd"] for one in live] + [one["cost_usd"] for one in past]
+    prices = [one.price_per_hour_usd for one in instances]
+    known = [cost.usd for cost in costs.values() if cost.usd is not None]
     return {
         "changed": False,
-        "price_per_hour_usd": None if None in prices else round(sum(prices), 4),
-        "cost_so_far_usd": round(sum(cost for cost in costs if cost is not None), 4),
-        "complete": not errors and None not in costs,
+        "price_per_hour_usd": None if None in prices else round(sum(price or 0.0 for price in prices), 4),
+        "cost_so_far_usd": round(sum(known), 4),
+        "complete": not errors and all(cost.complete for cost in costs.values()),
         "live": live,
-        "past": past,
-        "errors": [error.as_failure() for error in errors],
+        "past": [gone.as_result(costs[gone.key]) for gone in past],
+        "errors": [error.as_failure() for error in [*errors, *unread]],
     }
-
-
-def _past(lines: list[dict[str, Any]], live: set[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Rentals that the journal saw and that live no more. Without an end in the journal, their cost is unknown."""
-    seen: dict[tuple[str, str], dict[str, Any]] = {}
-    ended: dict[tuple[str, str], float] = {}
-    for line in lines:
-        key = (str(line.get("provider")), str(line.get("id")))
-        if "id" in line and key not in live:
-            seen.setdefault(key, line)
-            if line["event"] in ("deleted", "surplus_deleted"):
-                ended[key] = line["time"]
-    result = []
-    for key, line in seen.items():
-        price, began = line.get("price_per_hour_usd"), line.get("created_at")
-        hours = (ended[key] - began) / 3600 if key in ended and began else None
-        cost = round(hours * price, 4) if hours is not None and price is not None else None
-        past = {"name": line.get("name"), "provider": key[0], "id": key[1]}
-        result.append(past | {"hours": None if hours is None else round(hours, 3), "cost_usd": cost})
-    return result

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _lifetime
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer
 
 
@@ -40,7 +40,8 @@ def instance(value: Instance) -> dict[str, Any]:
         "price_per_hour_usd": value.price_per_hour_usd,
         "cost_so_far_usd": cost_so_far_usd(value),
         "created_at": timestamp(value.created_at),
-        "expires_at": timestamp(value.marker.expiry_epoch_hours * 3600.0 or None),
+        "expires_at": expires_at(value.marker.expiry_epoch_hours),
+        **lifetime(value.provider, value.marker.expiry_epoch_hours),
         "address": value.address,
         "ssh_host": ssh.host if ssh else None,
         "ssh_port": ssh.port if ssh else None,
@@ -80,6 +81,17 @@ def cost_so_far_usd(value: Instance) -> float | None:
     if value.price_per_hour_usd is None or value.created_at is None:
         return None
     return round(max(0.0, _clock.now() - value.created_at) / 3600 * value.price_per_hour_usd, 4)
+
+
+def lifetime(provider_name: str, expiry_epoch_hours: int) -> dict[str, str]:
+    """Who ends what is, or would be, rented there, and why."""
+    ends = _lifetime.ends(provider_name, expiry_epoch_hours)
+    return {"lifetime_enforcer": ends.enforcer.value, "lifetime_enforcer_reason": ends.reason}
+
+
+def expires_at(epoch_hours: int) -> str | None:
+    """None for unlimited."""
+    return timestamp(epoch_hours * 3600.0 or None)
 
 
 def timestamp(seconds: float | None) -> str | None:

@@ -11,8 +11,11 @@ short_description: Show what a fleet costs, and did
 version_added: 0.1.0
 author: The gpuops.fleet contributors (@gpuops)
 description:
-  - Adds up what the live instances of a deployment cost per hour and have cost so far, and what the journal on this
-    controller remembers of instances that are gone.
+  - Adds up what the live instances of a deployment cost per hour and have cost so far, and what those cost that the
+    journal on this controller remembers and that are gone.
+  - What a provider has charged comes from its own bill where it writes one (V(runpod)). Elsewhere it is price times
+    age, or what the journal knows, and RV(complete) says that it is incomplete.
+  - Nobody here knows of instances that other controllers rented and ended. The provider's own bill does.
 extends_documentation_fragment:
   - gpuops.fleet.attributes
   - gpuops.fleet.attributes.actiongroup_fleet
@@ -47,23 +50,25 @@ cost_so_far_usd:
   type: float
   sample: 12.8
 complete:
-  description: Whether all providers answered, all prices are known, and the journal knows when each instance began
-    and ended.
+  description: Whether all providers answered, and each amount is from a provider's bill or of a provider that costs
+    nothing.
   returned: success
   type: bool
   sample: true
 live:
-  description: Live instances with price and cost so far.
+  description: Live instances with price and cost so far, and where that is from (V(bill) or V(price_and_age)).
   returned: success
   type: list
   elements: dict
-  sample: [{name: vllm-1, provider: local, id: 0ecfa1dd9090, price_per_hour_usd: 0.0, cost_so_far_usd: 0.0}]
+  sample: [{name: vllm-1, provider: runpod, id: 0ecfa1dd9090, status: running, price_per_hour_usd: 1.6,
+    cost_so_far_usd: 12.8, cost_source: bill, cost_complete: true}]
 past:
-  description: Instances in the journal that are gone.
+  description: Instances in the journal that are gone; their cost is from the V(bill) or from the V(journal).
   returned: success
   type: list
   elements: dict
-  sample: [{name: vllm-1, provider: local, id: 1ecfa1dd9090, hours: 8.0, cost_usd: 0.0}]
+  sample: [{name: vllm-1, provider: runpod, id: 1ecfa1dd9090, hours: 8.0, cost_usd: 12.8, cost_source: bill,
+    cost_complete: true}]
 errors:
   description: Failures of providers that did not answer.
   returned: success

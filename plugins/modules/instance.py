@@ -39,6 +39,13 @@ options:
     type: str
     choices: [present, started, stopped, absent]
     default: present
+  extend:
+    description:
+      - Give what lives at least so much time from now on (V(8h), V(7d), V(2w)), where its provider can change the
+        expiry in place. That is V(vastai) so far; elsewhere it is refused before anything is changed.
+      - Never shortens. What lives longer or for ever, and what is only being rented now, is left as it is.
+      - The expiry is rounded up to a full hour.
+    type: str
 seealso:
   - module: gpuops.fleet.instance_info
   - module: gpuops.fleet.offer_info
@@ -61,6 +68,16 @@ EXAMPLES = r"""
     providers: [local]
     instance_type: large
   check_mode: true
+  delegate_to: localhost
+
+- name: Give it eight hours from now on
+  gpuops.fleet.instance:
+    deployment_id: acme-llm
+    name: train-1
+    providers: [vastai]
+    gpu: A100_80GB
+    max_lifetime: 8h
+    extend: 8h
   delegate_to: localhost
 
 - name: Destroy it
@@ -168,6 +185,18 @@ instance:
       type: str
       returned: always
       sample: "2026-11-21T18:00:00Z"
+    lifetime_enforcer:
+      description:
+        - Who ends it when its lifetime is over. V(provider) is the provider by itself, V(sweep) the next run of the
+          playbook C(gpuops.fleet.sweep) with C(fleet_confirm), V(nobody) means that it lives until it is destroyed.
+      type: str
+      returned: always
+      sample: sweep
+    lifetime_enforcer_reason:
+      description: Why that is so.
+      type: str
+      returned: always
+      sample: its lifetime is unlimited
     address:
       description: Address that its peers use; null while unknown.
       type: str
@@ -209,6 +238,17 @@ actions:
   type: list
   elements: str
   sample: [create]
+lifetime_enforcer:
+  description: Who ends what lives, or what would be rented, when its lifetime is over (V(provider), V(sweep) or
+    V(nobody)).
+  returned: success, when something lives or would be rented
+  type: str
+  sample: sweep
+lifetime_enforcer_reason:
+  description: Why that is so.
+  returned: success, when something lives or would be rented
+  type: str
+  sample: its lifetime is unlimited
 offer:
   description: The offer that was preferred when something had to be rented.
   returned: success
@@ -412,6 +452,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._engine import run_in
 
 STATE_SPEC = {
     "state": {"type": "str", "choices": ["present", "started", "stopped", "absent"], "default": "present"},
+    "extend": {"type": "str"},
 }
 
 

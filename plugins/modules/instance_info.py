@@ -123,10 +123,20 @@ instances:
       returned: always
       sample: 0.0
     cost_so_far_usd:
-      description: Price times age in US dollars; null if unknown.
+      description: What it cost so far in US dollars; null if unknown.
       type: float
       returned: always
       sample: 0.0
+    cost_source:
+      description: V(bill) for what the provider charged, V(price_and_age) for an estimate.
+      type: str
+      returned: always
+      sample: bill
+    cost_complete:
+      description: Whether RV(instances[].cost_so_far_usd) is all that it cost; an estimate of something paid never is.
+      type: bool
+      returned: always
+      sample: true
     created_at:
       description: When it was rented (RFC 3339, UTC).
       type: str
@@ -137,6 +147,18 @@ instances:
       type: str
       returned: always
       sample: "2026-11-21T18:00:00Z"
+    lifetime_enforcer:
+      description:
+        - Who ends it when its lifetime is over. V(provider) is the provider by itself, V(sweep) the next run of the
+          playbook C(gpuops.fleet.sweep) with C(fleet_confirm), V(nobody) means that it lives until it is destroyed.
+      type: str
+      returned: always
+      sample: sweep
+    lifetime_enforcer_reason:
+      description: Why that is so.
+      type: str
+      returned: always
+      sample: its lifetime is unlimited
     address:
       description: Address that its peers use; null while unknown.
       type: str

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orphan
-short_description: Report, and when told so destroy, what no fleet wants
+short_description: Report, and when told so end, what nobody wants any more
 version_added: 0.1.0
 author: The gpuops.fleet contributors (@gpuops)
 description:
-  - An orphan is a live instance that carries the marker of this deployment, while its name is not wanted.
-  - Without O(confirm) it only reports. With it, an orphan is destroyed when two complete lists at least 60 seconds
-    apart show it,
-    it is older than O(grace_seconds), and a last look at it says the same.
-  - Instances of other deployments, and those without our whole marker, are never touched.
+  - Judges every live rental that carries the marker of this deployment.
+  - V(expired) is one whose lifetime is over, also when a fleet file names it. V(surplus) is one that is older than 10
+    minutes and has the same name as an even older one. V(orphan) is one that no fleet file names.
+  - V(young) is surplus or an orphan, but so young that somebody may be about to settle it, or of unknown age. V(job)
+    was rented by a job and is not expired. Everything else is V(wanted).
+  - Without O(confirm) it only reports. With it, what is V(expired), V(surplus) or V(orphan) is ended when two complete
+    lists at least 60 seconds apart show it so, and a last look at it says the same.
+  - A provider that does not answer completely proves nothing, so nothing at all is ended then, and the module fails.
+  - Rentals of other deployments, and those without our whole marker, are never touched.
 extends_documentation_fragment:
   - gpuops.fleet.attributes
   - gpuops.fleet.attributes.actiongroup_fleet
@@ -28,179 +32,67 @@ attributes:
   idempotent:
     support: full
 options:
+  fleet_files:
+    description:
+      - All fleet files of this deployment, or folders that have them. What none of them names is not wanted, so leave
+        none out, and give them as they are now - what an old copy doesn't name would be ended.
+      - The playbooks give every fleet file among the sources of the inventory (C(-i)).
+    type: list
+    elements: path
+    required: true
   providers:
-    description: Where to look.
+    description:
+      - Where to look. Default is every provider that O(fleet_files) name, also those under C(provider_settings).
     type: list
     elements: str
-    required: true
-  wanted:
-    description: Names of all instances that the fleet wants. An empty list means that none is wanted.
-    type: list
-    elements: str
-    required: true
+    default: []
   confirm:
-    description: Destroy the orphans. Must be the same text as O(deployment_id).
+    description: End what is V(expired), V(surplus) or V(orphan). Must be the same text as O(deployment_id).
     type: str
   grace_seconds:
     description: Orphans younger than this are only reported, as are those of unknown age.
     type: int
     default: 900
   max_deletions:
-    description: Refuse to destroy anything when more than this would have to be destroyed.
+    description: End nothing, and fail, when more than this would have to be ended.
     type: int
     default: 5
 """
 
 EXAMPLES = r"""
-- name: Show what no fleet wants
+- name: Show what nobody wants
   gpuops.fleet.orphan:
     deployment_id: acme-llm
-    providers: [local]
-    wanted: [vllm-1, kafka-1]
+    fleet_files: [fleet.yml]
   delegate_to: localhost
 
-- name: Destroy it
+- name: End it
   gpuops.fleet.orphan:
     deployment_id: acme-llm
-    providers: [local]
-    wanted: [vllm-1, kafka-1]
+    fleet_files: [fleet.yml]
     confirm: acme-llm
   delegate_to: localhost
 """
 
 RETURN = r"""
+rentals:
+  description: Every live rental of the deployment, as M(gpuops.fleet.instance_info) returns it, with its verdict.
+  returned: success, and on failure after the first list
+  type: list
+  elements: dict
+  sample: [{name: old-1, provider: runpod, id: 0ecfa1dd9090, status: running, verdict: orphan}]
 orphans:
-  description: Instances that no fleet wants.
-  returned: success
+  description: Those among them that no fleet file names, also young and expired ones, without those of jobs.
+  returned: success, and on failure after the first list
   type: list
   elements: dict
-  contains:
-    name:
-      description: Name in its deployment.
-      type: str
-      returned: always
-      sample: vllm-1
-    deployment_id:
-      description: Whose it is.
-      type: str
-      returned: always
-      sample: acme-llm
-    peer_name:
-      description: Name by which other instances of the deployment reach it.
-      type: str
-      returned: always
-      sample: vllm-1.acme-llm.internal
-    id:
-      description: The provider's own id.
-      type: str
-      returned: always
-      sample: 0ecfa1dd9090
-    provider:
-      description: Where it is rented.
-      type: str
-      returned: always
-      sample: local
-    status:
-      description: One of V(pending), V(running), V(stopped), V(failed), V(terminating).
-      type: str
-      returned: always
-      sample: running
-    detail:
-      description: The provider's own words about the status.
-      type: str
-      returned: always
-      sample: Up 4 seconds
-    runtime:
-      description: V(vm) or V(container).
-      type: str
-      returned: always
-      sample: vm
-    owner:
-      description: V(fleet) or the job that rented it.
-      type: str
-      returned: always
-      sample: fleet
-    gpu:
-      description: Canonical name of its GPU; null without one.
-      type: str
-      returned: always
-      sample: L4
-    gpu_count:
-      description: Number of GPUs.
-      type: int
-      returned: always
-      sample: 1
-    instance_type:
-      description: The provider's size.
-      type: str
-      returned: always
-      sample: medium
-    region:
-      description: Where it stands; null if unknown.
-      type: str
-      returned: always
-      sample: us-east1
-    image:
-      description: What it was made from.
-      type: str
-      returned: always
-      sample: gpufleet/host:trixie
-    price_per_hour_usd:
-      description: US dollars per hour; null if unknown.
-      type: float
-      returned: always
-      sample: 0.0
-    cost_so_far_usd:
-      description: Price times age in US dollars; null if unknown.
-      type: float
-      returned: always
-      sample: 0.0
-    created_at:
-      description: When it was rented (RFC 3339, UTC).
-      type: str
-      returned: always
-      sample: "2026-11-21T10:00:00Z"
-    expires_at:
-      description: When its lifetime ends (RFC 3339, UTC); null if unlimited.
-      type: str
-      returned: always
-      sample: "2026-11-21T18:00:00Z"
-    address:
-      description: Address that its peers use; null while unknown.
-      type: str
-      returned: always
-      sample: 10.231.0.17
-    ssh_host:
-      description: Where SSH answers from the controller.
-      type: str
-      returned: always
-      sample: 10.231.0.17
-    ssh_port:
-      description: Port of SSH.
-      type: int
-      returned: always
-      sample: 22
-    ssh_user:
-      description: User to log in as.
-      type: str
-      returned: always
-      sample: root
-    endpoint_url:
-      description: Where a container rental answers from outside; null for a machine, and while there is none.
-      type: str
-      returned: always
-      sample: https://abc123-8000.proxy.runpod.net
-    host_key:
-      description: SSH host key without comment; null while unknown.
-      type: str
-      returned: always
-      sample: ssh-ed25519 AAAAC3Nz
+  sample: [{name: old-1, provider: runpod, id: 0ecfa1dd9090, status: running, verdict: orphan}]
 deleted:
-  description: Names and ids of what was destroyed, or would be in check mode.
-  returned: success
+  description: What was ended, or would be in check mode.
+  returned: success, and on failure after the first list
   type: list
   elements: dict
-  sample: [{name: old-1, provider: local, id: 0ecfa1dd9090}]
+  sample: [{name: old-1, provider: runpod, id: 0ecfa1dd9090, verdict: orphan, cost_so_far_usd: 1.6}]
 failure:
   description: Why it failed.
   returned: on failure
@@ -245,8 +137,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._engine import run_mo
 from ansible_collections.gpuops.fleet.plugins.module_utils._orphans import run_orphan
 
 ORPHAN_SPEC = {
-    "providers": {"type": "list", "elements": "str", "required": True},
-    "wanted": {"type": "list", "elements": "str", "required": True},
+    "fleet_files": {"type": "list", "elements": "path", "required": True},
+    "providers": {"type": "list", "elements": "str", "default": []},
     "confirm": {"type": "str"},
     "grace_seconds": {"type": "int", "default": 900},
     "max_deletions": {"type": "int", "default": 5},

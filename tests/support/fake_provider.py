@@ -56,7 +56,7 @@ class FakeProvider:
         self.name = name
         self.cloud = cloud
         self.capabilities = frozenset(
-            {Capability.STOP, Capability.VM} | ({Capability.UNIQUE_NAMES} if unique_names else set())
+            {Capability.STOP, Capability.RENEW, Capability.VM} | ({Capability.UNIQUE_NAMES} if unique_names else set())
         )
         self.prices = prices
         self.machines = machines  # the physical machines behind the offers, in the order of prices
@@ -121,6 +121,10 @@ class FakeProvider:
 
     def stop(self, instance_id: str) -> Instance:
         return self._do("stop", lambda: self._set(instance_id, status=Status.STOPPED))
+
+    def renew(self, instance_id: str, expiry_epoch_hours: int) -> Instance:
+        marker = replace(self.cloud.instances[instance_id].marker, expiry_epoch_hours=expiry_epoch_hours)
+        return self._do("renew", lambda: self._set(instance_id, marker=marker))
 
     def delete(self, instance_id: str) -> bool:
         def effect() -> bool:

@@ -12,14 +12,15 @@ is said here about the API comes from its published v2 specification of 2026-08 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _clock, _gpus, _marker, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _gpus, _marker, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils._ending import Ending, Left
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Endpoint,
     Instance,
@@ -38,14 +39,16 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
     QuotaError,
 )
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_billing
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 
 NAME = "runpod"
 DEFAULT_PROXY_URL = "https://{id}-{port}.proxy.runpod.net"
 MARKER_VARIABLE = "GPUFLEET_MARKER"
+OWNER_VARIABLE = "GPUFLEET_OWNER"  # only of what a job rented
 CLOUDS = ("SECURE", "COMMUNITY")
 PAGE_SIZE = 1000
-GONE_SECONDS = 60.0
+CONSOLE = "https://console.runpod.io/pods"
 _SOLD_OUT = "no longer any instances available"
 
 _STATUS = {
@@ -173,21 +176,19 @@ class RunpodProvider:
     def delete(self, instance_id: str) -> bool:
         if self.get(instance_id) is None:  # raises for what is not ours, which is not touched
             return False
-        if self._api.call("DELETE", _path(instance_id), accept=(404,)).status == 404:
-            return False
-        deadline = _clock.monotonic() + GONE_SECONDS
-        while True:
-            left = self.get(instance_id)
-            if left is None:
-                return True
-            if _clock.monotonic() > deadline:
-                raise ProviderUnavailable(
-                    f"RunPod took the order to terminate pod {instance_id}, but still lists it as "
-                    f"{left.detail} after {GONE_SECONDS:.0f} s, at {left.price_per_hour_usd} USD per hour.",
-                    provider=NAME,
-                    fix="Run again; if it stays so, terminate it at https://console.runpod.io/pods.",
-                )
-            _clock.sleep(2.0)
+
+        def order() -> str | None:
+            gone = self._api.call("DELETE", _path(instance_id), accept=(404,)).status == 404
+            return None if gone else ""
+
+        def look() -> Left | None:
+            now = self.get(instance_id)
+            return Left(now.price_per_hour_usd) if now else None
+
+        return Ending(NAME, f"pod {instance_id}", CONSOLE, order, look).finish()
+
+    def billed_usd(self, instance_ids: Collection[str], since_seconds: float) -> dict[str, float]:
+        return runpod_billing.billed_usd(self._api, instance_ids, since_seconds)
 
     def clean_up(self, deployment_id: str) -> bool:
         return False  # nothing is made beside the pods
@@ -274,6 +275,8 @@ def _wish(request: Request) -> dict[str, Any]:
     gpu, cloud, place = request.offer.id.split("|")
     marker = _marker.encode(request.marker)
     environment = {**request.env, MARKER_VARIABLE: marker}
+    if request.marker.owner != "fleet":
+        environment[OWNER_VARIABLE] = request.marker.owner
     if request.ssh_public_key:
         environment["PUBLIC_KEY"] = request.ssh_public_key
     body: dict[str, Any] = {
@@ -298,7 +301,9 @@ def _wish(request: Request) -> dict[str, Any]:
 def _marker_of(pod: Mapping[str, Any]) -> Marker | None:
     """The environment can't be changed without a reset, so it counts; the name only where a list leaves it out."""
     environment = pod.get("env") or {}
-    return _marker.parse(environment.get(MARKER_VARIABLE) or pod.get("name"))
+    return _marker.parse(
+        environment.get(MARKER_VARIABLE) or pod.get("name"), str(environment.get(OWNER_VARIABLE) or "fleet")
+    )
 
 
 def _ports(texts: list[str]) -> tuple[tuple[int, str], ...]:

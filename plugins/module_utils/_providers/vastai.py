@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _clock, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _clock, _marker, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils._ending import Ending, Left
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Instance,
     Offer,
@@ -38,8 +39,6 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import In
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 
 PAGE_SIZE = 25  # the most that the list gives at once
-DELETE_DEADLINE_SECONDS = 60.0
-DELETE_AGAIN_SECONDS = 15.0
 STOP_DEADLINE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 
@@ -159,7 +158,7 @@ class VastaiProvider:
     def _undo(self, contract: str) -> None:
         """Destroy what a create left behind although it failed: it would cost storage for ever."""
         try:
-            self._end(contract, None)
+            self._end(contract)
         except ProviderError as error:
             raise Ambiguous(
                 f"vastai failed to rent, but left instance {contract}, which could not be destroyed: {error.message}",
@@ -220,41 +219,36 @@ class VastaiProvider:
         row = self._row(instance_id)
         if row is not None:
             self._ours(row)  # what is not ours is not touched
-        return self._end(instance_id, row)
+        return self._end(instance_id)
 
-    def _end(self, instance_id: str, row: Mapping[str, Any] | None) -> bool:
+    def _end(self, instance_id: str) -> bool:
         """Destroy it, again if need be, until Vast.ai says that it doesn't exist."""
-        deadline = _clock.monotonic() + DELETE_DEADLINE_SECONDS
-        attempts, problem = 0, "it is still listed"
-        while True:
-            try:
-                answer = self._call("DELETE", self._path(instance_id), body={}, accept=(404,))
-                if wire.is_gone(answer):
-                    return attempts > 0  # if we have not tried before, somebody else did it
-                if answer.status == 404:
-                    raise wire.refusal(answer)
-                if not self._succeeded(answer):
-                    problem = wire.refusal(answer).message
-            except Ambiguous as error:
-                problem = error.message
-            attempts += 1
-            again_at = min(deadline, _clock.monotonic() + DELETE_AGAIN_SECONDS)
-            while True:
-                now = self._row(instance_id)
-                if now is None:
-                    return True
-                if _clock.monotonic() >= again_at:
-                    break
-                _clock.sleep(_POLL_SECONDS)
-            if attempts > 1 and _clock.monotonic() >= deadline:
-                price = wire.price_of(now or row or {})
-                costs = "an unknown amount" if price is None else f"{price:.3f} USD"
-                raise ProviderUnavailable(
-                    f"vastai still has instance {instance_id} {DELETE_DEADLINE_SECONDS:.0f} s after its end was "
-                    f"ordered ({problem}). It goes on costing {costs} per hour.",
-                    provider=self.name,
-                    fix=f"Run again; if it stays, destroy it at {wire.CONSOLE}.",
-                )
+
+        def order() -> str | None:
+            answer = self._call("DELETE", self._path(instance_id), body={}, accept=(404,))
+            if wire.is_gone(answer):
+                return None
+            if answer.status == 404:
+                raise wire.refusal(answer)
+            return "" if self._succeeded(answer) else wire.refusal(answer).message
+
+        def look() -> Left | None:
+            now = self._row(instance_id)
+            return None if now is None else Left(wire.price_of(now))
+
+        return Ending(self.name, f"instance {instance_id}", wire.CONSOLE, order, look).finish()
+
+    def renew(self, instance_id: str, expiry_epoch_hours: int) -> Instance:
+        """Only the label is sent: what runs doesn't notice."""
+        marker = replace(self._must_get(instance_id).marker, expiry_epoch_hours=expiry_epoch_hours)
+        try:
+            self._check(self._call("PUT", self._path(instance_id), body={"label": _marker.encode(marker)}))
+        except Ambiguous:
+            now = self._must_get(instance_id)
+            if now.marker.expiry_epoch_hours != expiry_epoch_hours:
+                raise
+            return now
+        return self._must_get(instance_id)
 
     def clean_up(self, deployment_id: str) -> bool:
         return False  # nothing is made beside the instances

@@ -40,6 +40,7 @@ DEFAULT_VM_IMAGE = "docker.io/vastai/kvm:ubuntu_cli_22.04-2025-11-21"
 LEAST_DISK_GIB = 8
 
 ENV_MARKER = "GPUFLEET_MARKER"
+ENV_OWNER = "GPUFLEET_OWNER"  # only of what a job rented
 ENV_PORTS = "GPUFLEET_PORTS"  # "8000/http 22/tcp": the API knows no protocol above TCP
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a key such as "-p 22:22" would be an option of docker run
 
@@ -167,6 +168,8 @@ def create_body(request: Request, bid_per_hour_usd: float | None) -> dict[str, A
     marker = _marker.encode(request.marker)
     ports = " ".join(f"{port}/{protocol}" for port, protocol in request.ports)
     env = {**request.env, ENV_MARKER: marker, ENV_PORTS: ports}
+    if request.marker.owner != "fleet":
+        env[ENV_OWNER] = request.marker.owner
     env.update({f"-p {port}:{port}": "1" for port, _protocol in request.ports})
     body: dict[str, Any] = {
         "client_id": "me",
@@ -225,7 +228,8 @@ def created(request: Request, contract: str, detail: str) -> Instance:
 def instance_from(row: Mapping[str, Any]) -> Instance | None:
     """The instance in our words; None when its label isn't exactly one of our markers. Its secrets stay behind."""
     label = row.get("label")
-    marker = _marker.parse(label) if isinstance(label, str) else None
+    owner = str(_env(row).get(ENV_OWNER) or "fleet")
+    marker = _marker.parse(label, owner) if isinstance(label, str) else None
     if marker is None:
         return None
     runtime = Runtime.CONTAINER if "args" in str(row.get("image_runtype")) else Runtime.VM
@@ -279,12 +283,16 @@ def price_of(row: Mapping[str, Any]) -> float | None:
 
 def _ports(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...] | None:
     """The ports that were asked for; None when nobody knows."""
-    pairs = row.get("extra_env")
-    env = dict(pairs) if isinstance(pairs, dict) else dict(pair for pair in pairs or () if len(pair) == 2)
+    env = _env(row)
     if ENV_PORTS not in env:
         return None
     found = re.findall(r"([0-9]+)/(tcp|http)", str(env[ENV_PORTS]))
     return tuple((int(port), protocol) for port, protocol in found)
+
+
+def _env(row: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = row.get("extra_env")
+    return dict(pairs) if isinstance(pairs, dict) else dict(pair for pair in pairs or () if len(pair) == 2)
 
 
 def _endpoints(row: Mapping[str, Any], address: str | None) -> tuple[Endpoint, ...]:

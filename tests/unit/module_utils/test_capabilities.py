@@ -29,6 +29,7 @@ WISHES: dict[Capability, list[tuple[dict[str, Any], str]]] = {
     Capability.ARGS: [({"args": ["--help"]}, "arguments")],
     Capability.ENV: [({"env": {"A": "1"}}, "environment")],
     Capability.REGIONS: [({"regions": ["x"]}, "no regions")],
+    Capability.RENEW: [({"extend": "8h"}, "can't change the expiry")],
     Capability.ENDPOINT: [({"wait": "endpoint"}, "endpoint|TLS")],
     Capability.FREE: [({"max_lifetime": None}, "costs money")],
     Capability.PORTS: [({"ports": [{"port": 8000}]}, "opens no ports")],
@@ -36,7 +37,7 @@ WISHES: dict[Capability, list[tuple[dict[str, Any], str]]] = {
 # What nobody asks for: it says how a provider is, and the code goes another way without it.
 FACTS = {
     Capability.UNIQUE_NAMES,
-    Capability.RENEW,
+    Capability.BILLING,
     Capability.HOST_KEY,
     Capability.PRIVATE_ZONE,
     Capability.STABLE_ADDRESS,
@@ -66,10 +67,10 @@ def parameters(provider: str, **settings: Any) -> dict[str, Any]:
         "state": "started",
     }
     wanted = {**base, **settings}
-    state = wanted.pop("state")
+    of_the_module = {key: wanted.pop(key, None) for key in ("state", "extend")}
     complete, errors = complete_instance(wanted)
     assert not errors
-    return {**complete, "deployment_id": "acme-llm", "state": state, "provider_settings": {}}
+    return {**complete, "deployment_id": "acme-llm", **of_the_module, "provider_settings": {}}
 
 
 LACKING = [

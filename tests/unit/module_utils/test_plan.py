@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,32 @@ def test_what_was_not_said_and_what_is_not_known_is_no_drift() -> None:
     # A card whose name can't be read is no other card: replacing it would end a machine that nobody asked to end.
     unreadable = Wish("acme-llm", "vllm-1", providers=("local",), gpu="L4", gpu_count=1, on_drift="replace")
     assert not make_plan(instance(gpu=None, gpu_count=1), unreadable).changed
+
+
+@pytest.mark.parametrize(
+    ("expiry", "to", "actions"),
+    [
+        (500_000, 500_008, [Action.RENEW]),
+        (500_000, None, []),
+        (500_008, 500_008, []),
+        (500_100, 500_008, []),  # what lives longer is not shortened
+        (0, 500_008, []),  # and what lives for ever gets no end
+    ],
+)
+def test_extending_never_shortens(expiry: int, to: int | None, actions: list[Action]) -> None:
+    lives = instance(marker=replace(MARKER, expiry_epoch_hours=expiry))
+    plan = make_plan(lives, Wish("acme-llm", "vllm-1", extend_to_epoch_hours=to))
+    assert list(plan.actions) == actions
+    changed = {key for key, value in (plan.before or {}).items() if (plan.after or {})[key] != value}
+    assert changed == ({"expires_at"} if actions else set())
+
+
+def test_what_is_extended_and_started_is_extended_first() -> None:
+    lives = instance(marker=replace(MARKER, expiry_epoch_hours=1), status=Status.STOPPED)
+    wish = Wish("acme-llm", "vllm-1", state="started", extend_to_epoch_hours=500_008)
+    assert make_plan(lives, wish).actions == (Action.RENEW, Action.START)
+    assert make_plan(lives, replace(wish, state="absent")).actions == (Action.DELETE,)
+    assert make_plan(None, wish).actions == (Action.CREATE,)
 
 
 def test_a_cheaper_offer_is_no_drift_and_a_create_shows_its_price() -> None:

@@ -252,15 +252,71 @@ def test_refusals_say_what_to_do(
     assert (failure["provider"], failure["status"], failure["request_id"]) == ("runpod", status, "r-7")
 
 
-def test_a_delete_that_has_no_effect_is_an_alarm(
-    provider: runpod.RunpodProvider, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_delete_that_has_no_effect_is_an_alarm(provider: runpod.RunpodProvider, world: World) -> None:
+    """As the same fault of the other providers: the code for it is shared."""
     identity = rent(provider)
-    monkeypatch.setattr(runpod, "GONE_SECONDS", 10.0)
-    world.faults = [Fault(method="DELETE", status=204)]
-    with pytest.raises(ProviderUnavailable, match=r"1\.64 USD per hour") as caught:
+    world.faults = [Fault(method="DELETE", status=204, times=None)]
+    with pytest.raises(ProviderUnavailable, match=r"still has pod .* costing 1\.640 USD per hour") as caught:
         provider.delete(identity)
     assert "console.runpod.io" in caught.value.fix
+    assert 3 <= sum(call["method"] == "DELETE" for call in world.calls) <= 6
+
+
+@pytest.mark.parametrize("fault", [Fault(status=204), Fault(status=502), Fault(drop="before")])
+def test_a_delete_without_effect_is_repeated(provider: runpod.RunpodProvider, world: World, fault: Fault) -> None:
+    identity = rent(provider)
+    world.faults = [replace(fault, method="DELETE")]
+    assert provider.delete(identity) is True
+    assert sum(call["method"] == "DELETE" for call in world.calls) == 2
+    assert world.alive() == []
+
+
+def test_a_delete_whose_answer_is_lost_is_settled_by_looking(provider: runpod.RunpodProvider, world: World) -> None:
+    identity = rent(provider)
+    world.faults = [Fault(method="DELETE", drop="after")]
+    assert provider.delete(identity) is True
+    assert world.alive() == []
+
+
+def test_the_owner_of_a_job_comes_back(provider: runpod.RunpodProvider, world: World) -> None:
+    job = rent(provider, marker=replace(MARKER, owner="job:17"))
+    fleet = rent(provider)
+    assert {one.id: one.marker.owner for one in provider.list()} == {job: "job:17", fleet: "fleet"}
+    assert runpod.OWNER_VARIABLE not in world.rentals[fleet].wire["env"]
+
+
+# The bill -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_bill_says_what_was_charged_also_for_what_is_gone(provider: runpod.RunpodProvider, world: World) -> None:
+    gone, lives, other = rent(provider), rent(provider), rent(provider)
+    provider.delete(gone)
+    began = min(rental.created_at for rental in world.rentals.values())
+    billed = provider.billed_usd([gone, lives, "never-was"], began)
+    assert set(billed) == {gone, lives}, other
+    assert billed[gone] == pytest.approx(world.rentals[gone].billed_usd, abs=0.001)
+    assert billed[gone] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "billed"),
+    [
+        ({"records": [{"podId": "a", "totalAmount": 1.25}, {"podId": "a", "totalAmount": 0.5}]}, {"a": 1.75}),
+        ([{"podId": "a", "amount": 2.0}, {"podId": "b", "amount": 9.0}], {"a": 2.0}),
+        ({"records": []}, {}),
+    ],
+)
+def test_both_shapes_of_the_bill_are_read(
+    provider: runpod.RunpodProvider, world: World, body: Any, billed: dict[str, float]
+) -> None:
+    world.faults = [Fault(path="/billing", status=200, body=body)]
+    assert provider.billed_usd(["a"], 0.0) == billed
+
+
+def test_a_bill_that_can_not_be_read_is_an_error(provider: runpod.RunpodProvider, world: World) -> None:
+    world.faults = [Fault(path="/billing", status=200, body={"total": 5})]
+    with pytest.raises(ProviderUnavailable, match="no records"):
+        provider.billed_usd(["a"], 0.0)
 
 
 def test_no_key_is_said_before_anything_is_sent(url: str, monkeypatch: pytest.MonkeyPatch, world: World) -> None:

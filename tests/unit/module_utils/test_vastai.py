@@ -733,6 +733,46 @@ def test_a_delete_that_never_works_is_loud(provider: vastai.VastaiProvider, worl
     assert 3 <= len(calls(world, "DELETE")) <= 6
 
 
+# More time, and the owner
+
+
+def test_more_time_is_a_new_label_and_nothing_else(provider: vastai.VastaiProvider, world: World) -> None:
+    made = rent(provider)
+    wait_for(provider, made.id, Status.RUNNING)
+    before = dict(body_of(world, made.id))
+    renewed = provider.renew(made.id, 500_123)
+    assert renewed.marker == replace(MARKER, expiry_epoch_hours=500_123)
+    assert renewed.status is Status.RUNNING
+    changed = {key for key, value in body_of(world, made.id).items() if before[key] != value}
+    assert changed == {"label"}
+    assert [one.marker for one in provider.list()] == [renewed.marker]
+
+
+def test_a_lost_answer_to_more_time_is_settled_by_looking(provider: vastai.VastaiProvider, world: World) -> None:
+    made = rent(provider)
+    world.faults = [Fault(method="PUT", path=INSTANCE, drop="after")]
+    assert provider.renew(made.id, 500_123).marker.expiry_epoch_hours == 500_123
+    world.faults = [Fault(method="PUT", path=INSTANCE, drop="before")]
+    with pytest.raises(Ambiguous):
+        provider.renew(made.id, 500_456)
+
+
+def test_more_time_is_given_to_nothing_that_is_not_ours(provider: vastai.VastaiProvider, world: World) -> None:
+    made = rent(provider)
+    world.rentals[made.id].wire["label"] = "somebody's"
+    before = len(calls(world, "PUT"))
+    with pytest.raises(InvalidRequest, match="no marker"):
+        provider.renew(made.id, 500_123)
+    assert len(calls(world, "PUT")) == before
+
+
+def test_the_owner_of_a_job_comes_back(provider: vastai.VastaiProvider, world: World) -> None:
+    job = rent(provider, marker=replace(MARKER, owner="job:17"))
+    fleet = provider.create(request(one_offer(provider, gpu="L40S")))
+    assert {one.id: one.marker.owner for one in provider.list()} == {job.id: "job:17", fleet.id: "fleet"}
+    assert vastai_wire.ENV_OWNER not in env_of(world, fleet.id)
+
+
 # What is refused, and how fast we may ask
 
 
