@@ -43,7 +43,8 @@ _value:
     host:
       description: >-
         C(name), C(roles), C(provider), C(status), C(address), C(gpu), C(gpu_count), C(price_per_hour_usd) (null when
-        unknown), C(operating_system) and C(docker).
+        unknown), C(expires_at) (null for unlimited), C(lifetime_enforcer) (who ends it then), C(operating_system) and
+        C(docker).
       type: dict
     services:
       description: >-
@@ -74,6 +75,8 @@ def report_host(variables: Mapping[str, Any]) -> dict[str, Any]:
         "gpu": variables.get("fleet_gpu"),
         "gpu_count": variables.get("fleet_gpu_count", 0),
         "price_per_hour_usd": variables.get("fleet_price_per_hour_usd"),
+        "expires_at": variables.get("fleet_expires_at"),
+        "lifetime_enforcer": variables.get("fleet_lifetime_enforcer"),
         "operating_system": versions[0],
         "docker": versions[1],
     }

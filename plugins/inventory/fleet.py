@@ -25,8 +25,9 @@ description:
   - "Variables of a host: C(fleet_name), C(fleet_peer_name), C(fleet_status) (V(absent), V(unknown) when its provider
     failed, V(pending), V(running), V(stopped) or V(failed)) and, of a wanted one, C(fleet_wanted_instance), which is
     what the file says about it. What lives also has C(fleet_provider), C(fleet_gpu), C(fleet_gpu_count),
-    C(fleet_runtime), C(fleet_price_per_hour_usd) (null when unknown), C(fleet_instance_id), C(fleet_host_key),
-    C(fleet_address) and C(fleet_inventory_age_seconds)."
+    C(fleet_runtime), C(fleet_price_per_hour_usd) (null when unknown), C(fleet_expires_at) (null for unlimited),
+    C(fleet_lifetime_enforcer) (who ends it then, V(provider), V(sweep) or V(nobody)), C(fleet_instance_id),
+    C(fleet_host_key), C(fleet_address) and C(fleet_inventory_age_seconds)."
   - Hosts in C(fleet_ssh) are reached with their pinned host key and with no known-hosts file, so that it works as well
     from a controller that keeps no files.
 extends_documentation_fragment:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _lifetime, _marker, _views
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_file import Fleet
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_values import opened_later
 from ansible_collections.gpuops.fleet.plugins.module_utils._listing import Listing
@@ -185,6 +185,8 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
         fleet_gpu_count=instance.gpu_count,
         fleet_runtime=instance.runtime.value,
         fleet_price_per_hour_usd=instance.price_per_hour_usd,
+        fleet_expires_at=_views.expires_at(instance.marker.expiry_epoch_hours),
+        fleet_lifetime_enforcer=_lifetime.ends(instance.provider, instance.marker.expiry_epoch_hours).enforcer.value,
         fleet_instance_id=plausible("id", instance.id, _ID),
         fleet_host_key=plausible("host key", instance.host_key, _HOST_KEY),
         fleet_inventory_age_seconds=round(age_seconds, 1),

@@ -283,13 +283,16 @@ def test_info_modules_see_what_is_there(
     assert [offer["price_per_hour_usd"] for offer in market["offers"]] == [0.0] * len(market["offers"])
     cost = local_engine.run_module("cost_info", tmp_path, **common)
     assert (cost["price_per_hour_usd"], cost["complete"]) == (0.0, True)
-    orphan = local_engine.run_module("orphan", tmp_path, wanted=["b-1"], **common)
+    fleet = tmp_path / "fleet.yml"
+    fleet.write_text(f"plugin: gpuops.fleet.fleet\ndeployment_id: {deployment}\ninstances: []\n")
+    common["fleet_files"] = [str(fleet)]
+    orphan = local_engine.run_module("orphan", tmp_path, **common)
     assert [one["name"] for one in orphan["orphans"]] == ["a-1"]
     assert not orphan["changed"]
-    young = local_engine.run_module("orphan", tmp_path, wanted=[], confirm=deployment, **common)
+    young = local_engine.run_module("orphan", tmp_path, confirm=deployment, **common)
     assert not young["changed"]
     old = {"confirm": deployment, "grace_seconds": 0, "_ansible_check_mode": True}
-    doomed = local_engine.run_module("orphan", tmp_path, wanted=[], **old, **common)
+    doomed = local_engine.run_module("orphan", tmp_path, **old, **common)
     assert [one["name"] for one in doomed["deleted"]] == ["a-1"]
     assert DOCKER
     assert len(instances(DOCKER, deployment)) == 1

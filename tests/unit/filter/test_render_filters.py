@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.check_lines import check_lines
 from ansible_collections.gpuops.fleet.plugins.filter.mask_environment import mask_environment
 from ansible_collections.gpuops.fleet.plugins.filter.named_checks import named_checks
+from ansible_collections.gpuops.fleet.plugins.filter.paid_providers import paid_providers
 from ansible_collections.gpuops.fleet.plugins.filter.probe_checks import probe_checks
 from ansible_collections.gpuops.fleet.plugins.filter.report_host import report_host
 from ansible_collections.gpuops.fleet.plugins.filter.text_table import text_table
@@ -107,6 +108,8 @@ def host(*containers: dict[str, str], **other: object) -> dict[str, object]:
         "fleet_wanted_instance": {"name": "kafka-1", "roles": ["kafka"]},
         "fleet_status": "running",
         "fleet_price_per_hour_usd": 0.0,
+        "fleet_expires_at": None,
+        "fleet_lifetime_enforcer": "nobody",
         "__report_containers": {
             "stdout_lines": [json.dumps({**kafka, **container}) for container in containers or [{}]]
         },
@@ -126,6 +129,8 @@ def test_host_is_shown_with_its_versions_and_services() -> None:
         "gpu": None,
         "gpu_count": 0,
         "price_per_hour_usd": 0.0,
+        "expires_at": None,
+        "lifetime_enforcer": "nobody",
         "operating_system": "Debian GNU/Linux 13 (trixie)",
         "docker": "26.1.5",
     }
@@ -179,3 +184,9 @@ def test_checks_hold_no_terminal_control() -> None:
         "fix": "Read it.",
     }
     assert named_checks([check], "")[0]["detail"] == "vllm-1  | INFO\tone\ntwo"
+
+
+def test_only_what_is_known_to_cost_nothing_is_free() -> None:
+    assert paid_providers(["local", "vastai", "runpod", "vastai"]) == ["runpod", "vastai"]
+    assert paid_providers(["local", "unheard-of"]) == ["unheard-of"]
+    assert paid_providers([]) == []

@@ -66,6 +66,8 @@ def test_a_running_machine_is_reached_by_ssh_with_its_pinned_key() -> None:
         "fleet_gpu_count": 1,
         "fleet_runtime": "vm",
         "fleet_price_per_hour_usd": None,
+        "fleet_expires_at": None,
+        "fleet_lifetime_enforcer": "nobody",
         "fleet_instance_id": "id-kafka-1-aaaaaa",
         "fleet_host_key": KEY,
         "fleet_inventory_age_seconds": 0.0,
