@@ -296,6 +296,10 @@ def test_also_an_empty_fleet_file_is_swept(setting: Setting, accident: dict[str,
     empty.write_text(
         f"plugin: gpuops.fleet.fleet\ndeployment_id: {DEPLOYMENT}\ninstances: []\nprovider_settings: {{runpod: {{}}}}\n"
     )
+    # Also as AWX has to name it: its inventory comes from elsewhere, and the path is relative.
+    named = replace(setting, environment={**setting.environment, "PWD": str(ROOT)})
+    shown = named.play("sweep", "-e", f"fleet_files={os.path.relpath(empty, ROOT)}")
+    assert re.search(r"pod-1 runpod \S+ orphan", shown)
     shown = replace(setting, file=empty).play("sweep")
     assert re.search(r"pod-1 runpod \S+ orphan", shown)
 
