@@ -105,7 +105,7 @@ def test_unknown_option_of_a_module_is_refused(fleet: Fleet) -> None:
 def test_a_run_without_a_fleet_file_is_no_success(tmp_path: pathlib.Path) -> None:
     inventory = tmp_path / "hosts.ini"
     inventory.write_text("[all]\none ansible_connection=local\n")
-    names = ["site", "provision", "deploy", "verify", "report", "destroy", "status", "exec", "plan"]
+    names = ["site", "provision", "deploy", "verify", "report", "destroy", "status", "exec", "plan", "sweep"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = pool.map(Fleet(inventory).playbook, names)
     assert [name for name, run in zip(names, runs, strict=True) if run.status == 0] == []

@@ -88,10 +88,11 @@ def test_the_plan_says_what_it_would_cost_and_rents_nothing(setting: Setting) ->
     shown = setting.play("plan")
     lines = {line.split()[0]: line.split() for line in shown.splitlines() if " create " in line}
     assert lines["vllm-1"][1:4] == ["create", "runpod", "A100_80GB"]
-    assert lines["vllm-1"][-3:] == ["1.19", "8h", "9.52"]
-    assert lines["vllm-2"][-3:] == ["0.68", "unlimited", "-"]
+    assert lines["vllm-1"][-4:] == ["1.19", "8h", "9.52", "sweep"]
+    assert lines["vllm-2"][-4:] == ["0.68", "unlimited", "-", "nobody"]
     assert "In all: 1.87 USD per hour." in shown
-    assert "Nobody ends a rental yet" in shown
+    assert "vllm-1: no provider ends it by itself." in shown
+    assert "vllm-2: nobody ends it, because its lifetime is unlimited" in shown
     assert "costs 1.89 USD per hour, more than 1.7" in shown
     assert setting.world.rentals == {}
 
@@ -127,7 +128,7 @@ def test_rented_once_and_listed_as_endpoints(setting: Setting) -> None:
 
 def test_all_is_ended_with_proof(setting: Setting) -> None:
     assert "nothing that was to be destroyed of deployment it-acme-llm is left" in " ".join(
-        setting.play("destroy").split()
+        setting.play("destroy", "-e", "fleet_confirm=it-acme-llm").split()
     )
     assert setting.owners() == []
     assert all(rental.billed_usd > 0 for rental in setting.world.rentals.values())
