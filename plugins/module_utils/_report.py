@@ -87,23 +87,19 @@ def list_offers(params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_SHOWN_WITH_COSTS = (
+    *("name", "provider", "id", "status", "endpoint_url", "created_at", "expires_at", "lifetime_enforcer"),
+    *("price_per_hour_usd", "cost_so_far_usd", "cost_source", "cost_complete"),
+)
+
+
 def sum_up_cost(params: Mapping[str, Any]) -> dict[str, Any]:
     providers = _providers(params)
     instances, errors = _look(params, providers)
     past = _costs.past_of(_journal.read(params["deployment_id"]), {_costs.key_of(one) for one in instances})
     costs, unread = _costs.add_up(providers, instances, past)
-    live: list[dict[str, Any]] = [
-        {
-            "name": one.marker.name,
-            "provider": one.provider,
-            "id": one.id,
-            "status": one.status.value,
-            "created_at": _views.timestamp(one.created_at),
-            "price_per_hour_usd": one.price_per_hour_usd,
-            **costs[_costs.key_of(one)].as_result(),
-        }
-        for one in instances
-    ]
+    shown = [_views.instance(one) | costs[_costs.key_of(one)].as_result() for one in instances]
+    live = [{name: one[name] for name in _SHOWN_WITH_COSTS} for one in shown]
     prices = [one.price_per_hour_usd for one in instances]
     known = [cost.usd for cost in costs.values() if cost.usd is not None]
     return {

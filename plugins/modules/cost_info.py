@@ -56,7 +56,8 @@ complete:
   type: bool
   sample: true
 live:
-  description: Live instances with price and cost so far, and where that is from (V(bill) or V(price_and_age)).
+  description: Live instances with endpoint, price and cost so far, where that is from (V(bill) or V(price_and_age)),
+    since when they live, when they end, and who ends them.
   returned: success
   type: list
   elements: dict

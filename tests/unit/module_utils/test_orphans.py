@@ -266,6 +266,7 @@ def test_costs_of_what_lives_and_what_is_gone_are_added_up(
     assert cost["past"][0]["cost_usd"] == pytest.approx(1 + 1 / 60, abs=0.001)
     assert cost["cost_so_far_usd"] == pytest.approx(2 + 1 / 60 + 1 + 1 / 60, abs=0.001)
     assert [cost["live"][0]["cost_source"], cost["past"][0]["cost_source"]] == ["price_and_age", "journal"]
+    assert (cost["live"][0]["lifetime_enforcer"], cost["live"][0]["expires_at"]) == ("nobody", None)
     assert not cost["complete"], "an estimate is no bill"
     assert not cost["past"][0]["cost_complete"], "and neither is what this controller wrote down"
 
