@@ -110,8 +110,11 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(field, f"{field}: provider '{name}' {cannot}; use {instead} or another provider.")
     runtime = Capability.VM if settings["runtime"] == "vm" else Capability.CONTAINER
     for name in _without(settings, runtime):
+        other = "container" if settings["runtime"] == "vm" else "vm"
         yield Problem(
-            "runtime", f"runtime '{settings['runtime']}': provider '{name}' doesn't rent such; use the other one."
+            "runtime",
+            f"runtime '{settings['runtime']}': provider '{name}' doesn't rent such; set runtime: {other}, or name "
+            "another provider.",
         )
     if settings["wait"] == "endpoint" and settings["runtime"] == "vm":
         yield Problem(
