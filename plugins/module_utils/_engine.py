@@ -117,7 +117,7 @@ class Run:
             "readiness": report.as_result() if report else None,
             "failed_rentals": self.failed_rentals,
             "host_key_trust": self.host_key_trust,
-            "warnings": self.warnings,
+            "warnings": [*market.warnings, *self.warnings],
         }
 
     def _lifetime(self, current: Instance | None, offers: list[Offer]) -> dict[str, str]:

@@ -20,7 +20,6 @@ from typing import Any, Protocol, cast
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
-    _clock,
     _engine,
     _marker,
     _orphans,
@@ -44,6 +43,7 @@ from emulators.server import serving
 from emulators.world import Rental, World
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.fake_clock import FakeClock
 
 OURS = "acme-llm"
 WORDS = st.from_regex(r"[a-z][a-z0-9]{0,7}(-[a-z0-9]{1,4}){0,3}", fullmatch=True)
@@ -166,7 +166,7 @@ class Vastai:
 @pytest.fixture(scope="module", params=["local", "runpod", "vastai"])
 def account(request: pytest.FixtureRequest) -> Iterator[Account]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_clock, "sleep", lambda seconds: None)  # Vast.ai wants seconds between two calls
+        FakeClock().install(patch)  # Vast.ai wants seconds between two calls
         patch.setattr(local_host, "container_body", lambda *arguments: {})
         if request.param == "local":
             yield Local()
