@@ -12,10 +12,10 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import fleet, processor, renting, results
+from benchmarks import fleet, processor, readiness, renting, results
 
 # A benchmark is a module with add_arguments(parser) and run(chosen) -> list of rows.
-BENCHMARKS = {"renting": renting, "processor": processor, "fleet": fleet}
+BENCHMARKS = {"renting": renting, "readiness": readiness, "processor": processor, "fleet": fleet}
 
 
 def main() -> int:

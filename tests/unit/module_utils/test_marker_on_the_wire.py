@@ -40,6 +40,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._providers import (
 from emulators import runpod as runpod_emulator
 from emulators import vastai as vastai_emulator
 from emulators.server import serving
+from emulators.vastai_market import FIRST_OFFER, HOSTS
 from emulators.world import Rental, World
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -139,9 +140,7 @@ class Runpod:
 
 
 class Vastai:
-    offers = itertools.cycle(
-        vastai_emulator.FIRST_OFFER + host.machine_id for host in vastai_emulator.HOSTS if not host.rented
-    )
+    offers = itertools.cycle(FIRST_OFFER + host.machine_id for host in HOSTS if not host.rented)
 
     def __init__(self, world: World, url: str) -> None:
         self.world = world
