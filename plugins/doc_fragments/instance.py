@@ -48,10 +48,12 @@ options:
     elements: str
     default: []
   runtime:
-    description: V(vm) is a machine in which Docker works; V(container) runs one image and nothing else.
+    description:
+      - V(vm) is a machine in which Docker works; V(container) runs one image and nothing else.
+      - Default is V(vm) where all of O(providers) rent machines, else V(container) where all of them rent containers.
+        So a list never gives a machine today and a container tomorrow; a list without a runtime in common is refused.
     type: str
     choices: [vm, container]
-    default: vm
   max_price_per_hour_usd:
     description: Refuse offers above this price in US dollars per hour, and offers whose price is unknown.
     type: float
@@ -76,8 +78,25 @@ options:
     description: Arguments of the image of a container rental.
     type: list
     elements: str
+  tls_args:
+    description:
+      - Arguments to add to O(args) where the provider ends no TLS itself (V(vastai)), with which the server does. Its
+        certificate is pinned then.
+    type: list
+    elements: str
   env:
     description: Environment variables of a container rental. The values are never shown.
+    type: dict
+  public_env:
+    description:
+      - Like O(env), which comes after it, for values that may be shown. A short value in O(env), such as V(1), hides
+        every V(1) in what this module says.
+    type: dict
+  secret_env:
+    description:
+      - Like O(env), for secrets. V(runpod) keeps them as secrets of the account, which the environment only names, and
+        which end with the instance. Elsewhere they stand in the environment, where whoever may look at the rental reads
+        them.
     type: dict
   ports:
     description: Ports that must be reachable from outside.

@@ -64,7 +64,7 @@ def report_host(variables: Mapping[str, Any]) -> dict[str, Any]:
     name = str(variables["inventory_hostname"])
     address = variables.get("ansible_host")
     lines = (variables.get("__report_containers") or {}).get("stdout_lines") or []
-    services = [_service(json.loads(line), name, address) for line in lines]
+    services = [_service(json.loads(line), name, address) for line in lines] + _rented_services(variables, name)
     versions = [*((variables.get("__report_host_versions") or {}).get("stdout_lines") or []), None, None]
     host = {
         "name": name,
@@ -81,6 +81,18 @@ def report_host(variables: Mapping[str, Any]) -> dict[str, Any]:
         "docker": versions[1],
     }
     return {"host": host, "services": sorted(services, key=lambda service: service["service"])}
+
+
+def _rented_services(variables: Mapping[str, Any], name: str) -> list[dict[str, str]]:
+    """What a container rental serves: there is no Docker to ask, so this is what its provider knows."""
+    wanted = variables.get("fleet_wanted_instance") or {}
+    status = str(variables.get("fleet_status", "absent"))
+    if variables.get("fleet_runtime") != "container" or status != "running":
+        return []
+    rows = {"host": name, "state": status, "health": status, "since": ""}
+    url = str(variables.get("fleet_endpoint_url") or "")
+    image = str(variables.get("fleet_image") or "")
+    return [{"service": str(role), "image": image, "url": url} | rows for role in wanted.get("roles") or ()]
 
 
 def _service(container: Mapping[str, Any], host: str, address: str | None) -> dict[str, str]:

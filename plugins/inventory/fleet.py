@@ -27,7 +27,9 @@ description:
     what the file says about it. What lives also has C(fleet_provider), C(fleet_gpu), C(fleet_gpu_count),
     C(fleet_runtime), C(fleet_price_per_hour_usd) (null when unknown), C(fleet_expires_at) (null for unlimited),
     C(fleet_lifetime_enforcer) (who ends it then, V(provider), V(sweep) or V(nobody)), C(fleet_instance_id),
-    C(fleet_host_key), C(fleet_address) and C(fleet_inventory_age_seconds)."
+    C(fleet_host_key), C(fleet_address) and C(fleet_inventory_age_seconds). A container rental has
+    C(fleet_endpoint_url), C(fleet_own_tls) (whether its server ends TLS itself, so that its certificate has to be
+    pinned), C(fleet_tls_fingerprint) (of that certificate; null while this controller knows none) and C(fleet_image)."
   - Hosts in C(fleet_ssh) are reached with their pinned host key and with no known-hosts file, so that it works as well
     from a controller that keeps no files.
 extends_documentation_fragment:
@@ -126,7 +128,10 @@ options:
         type: list
         elements: str
       runtime:
-        description: A machine in which Docker works, or a container in which it can't.
+        description:
+          - A machine in which Docker works, or a container in which it can't.
+          - V(vm) when not given and all of O(instances[].providers) rent machines, else V(container) when all of them
+            rent containers.
         type: str
         choices: [vm, container]
       max_price_per_hour_usd:
@@ -139,7 +144,10 @@ options:
         description: V(8h), V(7d), V(2w) or V(unlimited). Required for what costs money.
         type: str
       image:
-        description: The provider's image, or the container image of a container rental.
+        description:
+          - The provider's image, or the container image of a container rental.
+          - A container rental with the role V(vllm) and without O(instances[].image), O(instances[].entrypoint) and
+            O(instances[].args) gets all three, its environment and its port from the variables of the role.
         type: str
       entrypoint:
         description: The entry point of a container rental.
@@ -153,6 +161,16 @@ options:
         description:
           - Environment of what is rented. Templates are opened only where the variable is used, so a secret can come
             from a lookup or a vault without standing here.
+        type: dict
+      tls_args:
+        description: More arguments of a container rental, where the provider ends no TLS and the server has to.
+        type: list
+        elements: str
+      public_env:
+        description: Like O(instances[].env), for values that may be shown.
+        type: dict
+      secret_env:
+        description: Like O(instances[].env), kept as a secret of the account where the provider has such.
         type: dict
       ports:
         description: What is reachable from outside.

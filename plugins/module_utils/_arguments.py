@@ -16,6 +16,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Runtime, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, Capability
 
 # What a user can say about one instance, in the fleet file as well as in a task.
 INSTANCE_SPEC: dict[str, dict[str, Any]] = {
@@ -27,14 +28,17 @@ INSTANCE_SPEC: dict[str, dict[str, Any]] = {
     "gpu_count": {"type": "int"},
     "instance_type": {"type": "str"},
     "regions": {"type": "list", "elements": "str", "default": []},
-    "runtime": {"type": "str", "choices": ["vm", "container"], "default": "vm"},
+    "runtime": {"type": "str", "choices": ["vm", "container"]},
     "max_price_per_hour_usd": {"type": "float"},
     "price_per_hour_usd": {"type": "float"},
     "max_lifetime": {"type": "str"},
     "image": {"type": "str"},
     "entrypoint": {"type": "list", "elements": "str"},
     "args": {"type": "list", "elements": "str"},
+    "tls_args": {"type": "list", "elements": "str"},
+    "public_env": {"type": "dict"},
     "env": {"type": "dict", "no_log": True},
+    "secret_env": {"type": "dict", "no_log": True},
     "ports": {
         "type": "list",
         "elements": "dict",
@@ -117,7 +121,24 @@ def complete_instance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list
             errors.append((str(key), f"{key}: there is no such option of an instance; {hint}"))
     result = ArgumentSpecValidator(INSTANCE_SPEC).validate(known)
     errors += [(_field_in(message), f"{message}.") for message in result.error_messages]
-    return result.validated_parameters, errors
+    complete = result.validated_parameters
+    return complete | {"runtime": runtime_of(complete)}, errors
+
+
+def runtime_of(settings: Mapping[str, Any]) -> str:
+    """What is rented: as said, else a machine where every provider in the list rents such, else a container.
+
+    It follows from the list alone, and holds for all of it: a fleet file never gets a machine today and a container,
+    in which no host role can run, tomorrow.
+    """
+    if settings.get("runtime"):
+        return str(settings["runtime"])
+    known = [CAPABILITIES[name] for name in settings.get("providers") or () if name in CAPABILITIES]
+    can = {name: all(capability in one for one in known) for name, capability in _RUNTIMES}
+    return next((name for name, ability in can.items() if ability), "vm")
+
+
+_RUNTIMES = (("vm", Capability.VM), ("container", Capability.CONTAINER))
 
 
 def _field_in(message: str) -> str:
@@ -129,7 +150,7 @@ def _field_in(message: str) -> str:
 def wish_from(params: Mapping[str, Any]) -> Wish:
     """What the user wants, from parameters that were validated and passed the preflight."""
     provider_settings = params.get("provider_settings") or {}
-    gpu = params.get("gpu")
+    gpu, runtime = params.get("gpu"), runtime_of(params)
     return Wish(
         deployment_id=params["deployment_id"],
         name=params["name"],
@@ -143,7 +164,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         gpu_count=(params.get("gpu_count") or 1) if gpu else 0,
         instance_type=params.get("instance_type"),
         regions=tuple(params["regions"]),
-        runtime=Runtime(params["runtime"]),
+        runtime=Runtime(runtime),
         max_price_per_hour_usd=params.get("max_price_per_hour_usd"),
         price_per_hour_usd=params.get("price_per_hour_usd"),
         lifetime_seconds=lifetime_seconds(params.get("max_lifetime") or "unlimited"),
@@ -153,13 +174,15 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         image=params.get("image"),
         entrypoint=_optional_tuple(params.get("entrypoint")),
         args=_optional_tuple(params.get("args")),
-        env={key: str(value) for key, value in (params.get("env") or {}).items()},
+        tls_args=_optional_tuple(params.get("tls_args")),
+        env={**_texts(params.get("public_env")), **_texts(params.get("env"))},
+        secret_env=_texts(params.get("secret_env")),
         ports=tuple(sorted((port["port"], port["protocol"]) for port in params["ports"])),
         disk_gib=params["disk_gib"],
         interruptible=params["interruptible"],
         ssh_public_key=public_key(params),
         ssh_private_key_file=params.get("ssh_private_key_file"),
-        wait=params.get("wait") or ("ssh" if params["runtime"] == "vm" else "endpoint"),
+        wait=params.get("wait") or ("ssh" if runtime == "vm" else "endpoint"),
         wait_timeout_seconds=params.get("wait_timeout_seconds"),
         on_unready=params["on_unready"],
         on_drift=params["on_drift"],
@@ -174,6 +197,10 @@ def public_key(params: Mapping[str, Any]) -> str | None:
         with open(f"{private_key_file}.pub", encoding="utf-8") as file:
             text = file.read()
     return text.strip() if text else None
+
+
+def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
+    return {key: str(value) for key, value in (values or {}).items()}
 
 
 def _optional_tuple(values: list[str] | None) -> tuple[str, ...] | None:

@@ -130,6 +130,9 @@ class WatchedProvider:
         bills = _provider.billing(self._provider)
         return bills.billed_usd(instance_ids, since_seconds) if bills else {}
 
+    def log(self, instance_id: str, words: str) -> str:
+        return self._provider.log(instance_id, words)
+
     def clean_up(self, deployment_id: str) -> bool:
         return self._provider.clean_up(deployment_id)
 

@@ -7,13 +7,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
+import re
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
 
@@ -24,6 +28,7 @@ class Answer:
 
     status: int | None
     text: str
+    other_certificate: bool = False
 
     def json(self) -> Any:
         try:
@@ -36,19 +41,96 @@ class Answer:
         return f"no answer ({words})" if self.status is None else f"status {self.status}: {words}"
 
 
-class Endpoint:
-    """One endpoint and how to reach it."""
+_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
-    def __init__(self, url: str, *, timeout_seconds: float, validate_certs: bool, use_proxy: bool) -> None:
+
+class OtherCertificate(OSError):
+    """Somebody else answers, or the same server with another certificate. Nothing was sent."""
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Of a certificate in DER, as the entry point of a rental prints it."""
+    return f"sha256:{hashlib.sha256(certificate).hexdigest()}"
+
+
+def presented_fingerprint(url: str, timeout_seconds: float) -> str:
+    """Of the certificate with which a server answers, whoever it is; raises OSError when none does."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPSConnection(
+        str(parts.hostname), parts.port, timeout=timeout_seconds, context=_trusting_nobody()
+    )
+    try:
+        connection.connect()
+        return fingerprint(connection.sock.getpeercert(True) or b"")
+    finally:
+        connection.close()
+
+
+def _trusting_nobody() -> ssl.SSLContext:
+    """For a certificate that is compared by its fingerprint instead of its names and its signer."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _PinnedHandler(urllib.request.HTTPSHandler):
+    """Speaks to the one certificate only: the comparison comes before the first byte of a request."""
+
+    def __init__(self, pinned: str) -> None:
+        super().__init__(context=_trusting_nobody())
+        self._pinned = pinned
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        pinned = self._pinned
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                found = fingerprint(self.sock.getpeercert(True) or b"")
+                if found != pinned:
+                    self.close()
+                    raise OtherCertificate(f"it answers with certificate {found}, but {pinned} is pinned")
+
+        context = _trusting_nobody()
+        return self.do_open(lambda host, **more: Connection(host, context=context, **more), req)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Following one would send the key elsewhere."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        return None
+
+
+class Endpoint:
+    """One endpoint and how to reach it. tls_fingerprint: the only certificate to speak to; nothing else counts then."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        validate_certs: bool,
+        use_proxy: bool,
+        tls_fingerprint: str | None = None,
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url '{url}' is not an address; write http://… or https://….")
         self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
-        context = ssl.create_default_context()
-        if not validate_certs:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
+        if tls_fingerprint and not _FINGERPRINT.fullmatch(tls_fingerprint):
+            raise ValueError(f"tls_fingerprint '{tls_fingerprint}' is none; it is 'sha256:' and 64 digits of 0-9a-f.")
+        if tls_fingerprint and not url.startswith("https://"):
+            raise ValueError(f"tls_fingerprint is set, but url '{url}' is not https://….")
+        handlers: list[urllib.request.BaseHandler] = [
+            _PinnedHandler(tls_fingerprint)
+            if tls_fingerprint
+            else urllib.request.HTTPSHandler(
+                context=ssl.create_default_context() if validate_certs else _trusting_nobody()
+            )
+        ]
+        handlers.append(_NoRedirect())
         if not use_proxy:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
@@ -65,8 +147,9 @@ class Endpoint:
                 return Answer(response.status, response.read().decode(errors="replace"))
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read().decode(errors="replace"))
-        except (OSError, ValueError) as error:
-            return Answer(None, str(getattr(error, "reason", error)))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            return Answer(None, str(reason), isinstance(reason, OtherCertificate))
 
 
 def check_endpoint(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +160,7 @@ def check_endpoint(params: Mapping[str, Any]) -> dict[str, Any]:
             timeout_seconds=params["timeout_seconds"],
             validate_certs=params["validate_certs"],
             use_proxy=params["use_proxy"],
+            tls_fingerprint=params.get("tls_fingerprint"),
         )
     except ValueError as error:
         return {"checks": [_check("url", False, str(error), "Correct it.")], "models": [], "completion": None}
@@ -88,6 +172,12 @@ def check_endpoint(params: Mapping[str, Any]) -> dict[str, Any]:
         ok = refused.status in (401, 403)
         detail = f"status {refused.status}" if ok else str(refused)
         checks.append(_check(name, ok, detail, "Start the server with an API key; close the port until then."))
+    # Routes of vLLM that need no key: not even with one are they for anybody outside.
+    found = {path: endpoint.ask(path, key) for path in params.get("forbidden_paths") or ()}
+    open_paths = [f"{path}: {answer}" for path, answer in found.items() if answer.status != 404]
+    if found:
+        words = "; ".join(open_paths) or f"404 for {', '.join(found)}"
+        checks.append(_check("forbidden_routes", not open_paths, words, "Start it with the list of allowed routes."))
     models = _model_names(endpoint.ask("/v1/models", key))
     checks.append(_check("model", model in models, f"serves {models}", f"Serve '{model}', or name a served one."))
     completion, words = _complete(endpoint, params)

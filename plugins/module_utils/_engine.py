@@ -254,7 +254,7 @@ class Run:
         if not report.ready:
             return current, report
         again = provider.get(current.id) or current
-        current = replace(again, host_key=again.host_key or current.host_key)
+        current = replace(again, host_key=again.host_key or current.host_key, tls_fingerprint=current.tls_fingerprint)
         self.host_key_trust = None
         if known_key:
             self.host_key_trust = _host_keys.PROVIDER if told_key else _host_keys.JOURNAL
@@ -271,7 +271,7 @@ class Run:
     def _handle_unready(self, provider: Provider, current: Instance, report: _readiness.Report) -> None:
         """Do what the user asked for; returns only when another machine shall be tried."""
         wanted = self.wish.on_unready
-        if report.last_class == "host_key_changed":
+        if report.last_class in ("host_key_changed", "endpoint_other_certificate"):
             wanted = "keep"  # whoever answers there may not be our machine, so nothing is decided by what it says
         ended = {"keep": "kept", "stop": "stopped"}.get(wanted, "destroyed")
         evidence = _views.failed_rental(current, report.as_result(), ended)

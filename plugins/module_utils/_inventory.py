@@ -13,7 +13,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _lifetime, _marker, _views
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _arguments,
+    _fleet_file,
+    _lifetime,
+    _marker,
+    _pins,
+    _views,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_file import Fleet
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_values import opened_later
 from ansible_collections.gpuops.fleet.plugins.module_utils._listing import Listing
@@ -153,7 +160,8 @@ def _age_key(instance: Instance) -> float:
 
 def _set_wanted(host: HostEntry, fleet: Fleet, settings: Mapping[str, Any]) -> None:
     # Not the environment: it may hold secrets, and variables are shown, cached and logged.
-    wanted = {key: value for key, value in settings.items() if key != "env"}
+    wanted = {key: value for key, value in settings.items() if key not in ("env", "secret_env")}
+    wanted["runtime"] = _arguments.runtime_of(settings)
     if wanted.get("ssh_private_key_file"):
         wanted["ssh_private_key_file"] = _key_file(wanted["ssh_private_key_file"], fleet)
     host.variables.update(
@@ -194,7 +202,11 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
     )
     if instance.runtime is Runtime.CONTAINER:
         url = instance.urls[0][1] if instance.urls else None
+        host.variables["fleet_image"] = plausible("image", instance.image, _ID)
         host.variables["fleet_endpoint_url"] = plausible("endpoint", url, _URL)
+        # Only what this controller remembers: for more the provider has to be asked, and nobody waits for that here.
+        host.variables["fleet_tls_fingerprint"] = _pins.recorded(instance) if instance.own_tls else None
+        host.variables["fleet_own_tls"] = instance.own_tls
 
 
 def _set_usable(

@@ -80,6 +80,8 @@ class Request:
     entrypoint: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None
     env: dict[str, str] = field(default_factory=dict, repr=False)
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)  # kept where the provider keeps secrets
+    own_tls: bool = False  # args make the server end TLS itself
     ports: tuple[tuple[int, str], ...] = ()  # (port, "tcp" or "http")
     disk_gib: int = 50
     ssh_public_key: str | None = None
@@ -106,6 +108,8 @@ class Instance:
     ssh_endpoints: tuple[Endpoint, ...] = ()
     ssh_user: str = "root"
     urls: tuple[tuple[int, str], ...] = ()  # (port, where the provider makes it answer from outside)
+    own_tls: bool = False  # what answers at urls has a certificate that nobody signed, so it has to be pinned
+    tls_fingerprint: str | None = None  # of that certificate: "sha256:" and 64 hexadecimal digits
     host_key: str | None = None  # "ssh-ed25519 AAAA…", without a comment
     created_at: float | None = None  # seconds since the epoch
     needs_start: bool = False  # its creation was interrupted before the first start: start() completes it
@@ -135,7 +139,9 @@ class Wish:
     image: str | None = None
     entrypoint: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None
+    tls_args: tuple[str, ...] | None = None  # added to args where the provider ends no TLS
     env: dict[str, str] = field(default_factory=dict, repr=False)
+    secret_env: dict[str, str] = field(default_factory=dict, repr=False)
     ports: tuple[tuple[int, str], ...] = ()
     disk_gib: int = 50
     interruptible: bool = False

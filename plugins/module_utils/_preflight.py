@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _marker, _vllm_rental
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, PROVIDER_NAMES, Capability
 
 
@@ -101,7 +101,20 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
         ),
         "entrypoint": (Capability.ENTRYPOINT, settings["entrypoint"] is not None, "can't set an entry point", "args"),
         "args": (Capability.ARGS, settings["args"] is not None, "can't pass arguments to an image", "a role"),
+        "tls_args": (Capability.ARGS, bool(settings["tls_args"]), "can't pass arguments to an image", "a role"),
+        "public_env": (
+            Capability.ENV,
+            bool(settings["public_env"]),
+            "can't set environment variables",
+            "role variables",
+        ),
         "env": (Capability.ENV, bool(settings["env"]), "can't set environment variables", "role variables"),
+        "secret_env": (
+            Capability.ENV,
+            bool(settings["secret_env"]),
+            "can't set environment variables",
+            "role variables",
+        ),
         "regions": (Capability.REGIONS, bool(settings["regions"]), "has no regions", "regions: []"),
         "ports": (Capability.PORTS, bool(settings["ports"]), "opens no ports", "ports: []"),
     }
@@ -116,6 +129,14 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
             f"runtime '{settings['runtime']}': provider '{name}' doesn't rent such; set runtime: {other}, or name "
             "another provider.",
         )
+    if settings["runtime"] == "container":
+        for role in settings["roles"]:
+            if role != "vllm":
+                yield Problem(
+                    "roles",
+                    f"roles: '{role}' needs a machine, because Docker can't run in a rented container; give it an "
+                    "instance with runtime vm.",
+                )
     if settings["wait"] == "endpoint" and settings["runtime"] == "vm":
         yield Problem(
             "wait",
@@ -125,27 +146,33 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "wait", f"wait '{settings['wait']}' is for machines; a container rental has no SSH: use 'endpoint'."
         )
-    without_endpoint = _without(settings, Capability.ENDPOINT) if _waits_for_endpoint(settings) else []
-    for name in without_endpoint:
-        yield Problem(
-            "wait",
-            f"wait 'endpoint': provider '{name}' gives a container no address with TLS; use wait 'running'.",
-        )
-    if (
-        _waits_for_endpoint(settings)
-        and not without_endpoint
-        and not any(entry["protocol"] == "http" for entry in settings["ports"])
-    ):
-        yield Problem(
-            "ports",
-            "ports has no http port, so there is no endpoint to wait for; add '{port: 8000, protocol: http}', or set "
-            "wait to 'running'.",
-        )
+    if _waits_for_endpoint(settings):
+        yield from _endpoint(settings)
     if settings["on_unready"] == "stop":
         for name in _without(settings, Capability.STOP):
             yield Problem(
                 "on_unready", f"on_unready 'stop': provider '{name}' can't stop a machine; use 'keep' or 'destroy'."
             )
+
+
+def _endpoint(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """An endpoint to wait for needs an address and TLS; what we compute ourselves brings both."""
+    for name in _without(settings, Capability.ENDPOINT):
+        yield Problem("wait", f"wait 'endpoint': provider '{name}' opens no address for one; use wait 'running'.")
+    if _vllm_rental.is_computed(settings, settings["runtime"]):
+        return
+    for name in _without(settings, Capability.TLS) if not settings["tls_args"] else []:
+        yield Problem(
+            "wait",
+            f"wait 'endpoint': provider '{name}' ends no TLS, and a key must not travel without it; give tls_args, "
+            "with which the server does, or use wait 'running'.",
+        )
+    if not any(entry["protocol"] == "http" for entry in settings["ports"]):
+        yield Problem(
+            "ports",
+            "ports has no http port, so there is no endpoint to wait for; add '{port: 8000, protocol: http}', or set "
+            "wait to 'running'.",
+        )
 
 
 def _waits_for_endpoint(settings: Mapping[str, Any]) -> bool:

@@ -69,6 +69,10 @@ CLASSES: dict[str, FailureClass] = {
     "command_failed": FailureClass("the login works, and the command on the machine fails"),
     # A container's endpoint.
     "endpoint_starting": FailureClass("the proxy answers, and the server behind it is not ready", 2.0),
+    "endpoint_other_certificate": FailureClass(
+        "who answers has another certificate than the one that is pinned, or that the rental's log names",
+        permanent=True,
+    ),
     "endpoint_silent": FailureClass("the endpoint doesn't answer", 3.0),
     # What the provider says.
     "provider_slow": FailureClass("the provider has not said that it runs", permanent=True),
@@ -98,11 +102,12 @@ _CONTROLLERS_OWN = (errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errn
 
 @dataclass(frozen=True)
 class Probe:
-    """The outcome of one try: a class, the words behind it, and the host key if it was learnt just now."""
+    """The outcome of one try: a class, the words behind it, and the key or certificate if it was learnt just now."""
 
     kind: str
     message: str = ""
     host_key: str | None = None
+    tls_fingerprint: str | None = None
 
 
 def probe_socket(endpoint: Endpoint) -> Probe:

@@ -29,7 +29,8 @@ class Capability(enum.StrEnum):
     ENV = "env"  # can set environment variables
     REGIONS = "regions"
     HOST_KEY = "host_key"  # the provider itself says which host key a machine has
-    ENDPOINT = "endpoint"  # a container's HTTP port answers from outside, with TLS
+    ENDPOINT = "endpoint"  # a container's HTTP port answers from outside
+    TLS = "tls"  # and the provider ends TLS there, with a certificate that everybody's client accepts
     PRIVATE_ZONE = "private_zone"  # peers resolve NAME.DEPLOYMENT.internal to current addresses
     FREE = "free"  # costs nothing: max_lifetime is not required
     PORTS = "ports"  # the ports that are asked for answer from outside, at the same or at another number
@@ -58,6 +59,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.STOP,
             Capability.CONTAINER,
             Capability.ENDPOINT,
+            Capability.TLS,
             Capability.ENTRYPOINT,
             Capability.ARGS,
             Capability.ENV,
@@ -74,6 +76,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.SPOT,
             Capability.VM,
             Capability.CONTAINER,
+            Capability.ENDPOINT,
             Capability.ENTRYPOINT,
             Capability.ARGS,
             Capability.ENV,
@@ -195,6 +198,9 @@ class Provider(Protocol):
 
     def delete(self, instance_id: str) -> bool:
         """False: it was already gone. Returns when the provider no longer knows it."""
+
+    def log(self, instance_id: str, words: str) -> str:
+        """The lines with these words of what runs inside printed; empty where the provider shows none."""
 
     def clean_up(self, deployment_id: str) -> bool:
         """Remove what serves the deployment's instances (network, name server) when no instance is left.

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _cached, _clock, _endpoint
+from ansible_collections.gpuops.fleet.plugins.module_utils import _cached, _clock, _endpoint, _pins
 from ansible_collections.gpuops.fleet.plugins.module_utils._budgets import Budget
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Runtime, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import (
@@ -92,7 +92,11 @@ def wait_until_ready(
         probe = waiting.probe(instance, started)
         if probe.kind == OK:
             report.ready = True
-            return replace(instance, host_key=instance.host_key or probe.host_key), report
+            return replace(
+                instance,
+                host_key=instance.host_key or probe.host_key,
+                tls_fingerprint=probe.tls_fingerprint or instance.tls_fingerprint,
+            ), report
         if last or probe.kind in PERMANENT:
             return instance, report
         _clock.sleep(min(waiting.delay_seconds(instance, probe), max(0.0, deadline - _clock.monotonic())))
@@ -120,7 +124,7 @@ class _Waiting:
             probe = self.ended
         elif self.stage == "endpoint":
             tried = instance.urls[0][1] if instance.urls else ""
-            probe = probe_endpoint(tried) if tried else Probe("no_endpoint", "it has no address now")
+            probe = self._probe_url(instance, tried) if tried else Probe("no_endpoint", "it has no address now")
         elif not instance.ssh_endpoints:
             probe = Probe("no_endpoint", f"{instance.provider} names no address now ({instance.detail})")
         elif instance.host_key is None and Capability.HOST_KEY in self.provider.capabilities:
@@ -144,6 +148,23 @@ class _Waiting:
         self.refused_since = now if self.refused_since is None else self.refused_since
         late = now - self.refused_since >= self.report.budget.key_seconds
         return probe if late else replace(probe, kind="key_pending")
+
+    def _probe_url(self, instance: Instance, url: str) -> Probe:
+        """Does what it serves answer, with the certificate that was pinned, now or before?"""
+        if not instance.own_tls:
+            return probe_endpoint(url)
+        known = instance.tls_fingerprint or _pins.recorded(instance)
+        try:
+            seen = known or _endpoint.presented_fingerprint(url, CONNECT_SECONDS)
+        except OSError as error:
+            return Probe("endpoint_silent", str(error))
+        probe = probe_endpoint(url, seen)
+        if probe.kind != OK:
+            return probe
+        pin = _pins.Pin(seen, "") if known else _pins.judge(self.provider, instance, seen)
+        if pin.fingerprint != seen:
+            return Probe("endpoint_other_certificate", pin.said)
+        return replace(probe, message=pin.said, tls_fingerprint=seen)
 
     def _final(self, instance: Instance, probe: Probe) -> Probe:
         """A key that one way in refuses for good may still be taken by another: that is final for both or for none."""
@@ -199,10 +220,18 @@ def _has_way_in(instance: Instance, stage: str) -> bool:
     return bool(instance.ssh_endpoints) or instance.runtime is Runtime.CONTAINER
 
 
-def probe_endpoint(url: str) -> Probe:
+def probe_endpoint(url: str, tls_fingerprint: str | None = None) -> Probe:
     """Does the server behind a container rental say that it is healthy? A provider's proxy answers long before it."""
-    endpoint = _endpoint.Endpoint(url, timeout_seconds=CONNECT_SECONDS, validate_certs=True, use_proxy=True)
+    endpoint = _endpoint.Endpoint(
+        url,
+        timeout_seconds=CONNECT_SECONDS,
+        validate_certs=True,
+        use_proxy=tls_fingerprint is None,  # a machine's own address is reached directly
+        tls_fingerprint=tls_fingerprint,
+    )
     answer = endpoint.ask("/health")
     if answer.status == 200:
         return Probe(OK)
+    if answer.other_certificate:
+        return Probe("endpoint_other_certificate", str(answer))
     return Probe("endpoint_silent" if answer.status is None else "endpoint_starting", str(answer))

@@ -126,7 +126,7 @@ def _claim(providers: Providers, wish: Wish, offer: Offer) -> Claim:
             "claim", deployment_id=wish.deployment_id, name=wish.name, provider=offer.provider, nonce=marker.nonce
         )
         try:
-            created = provider.create(_request(marker, wish, offer))
+            created = provider.create(_request(marker, wish, offer, Capability.TLS in provider.capabilities))
         except NameTaken:
             # Another controller was faster: look for what it made, instead of failing.
             found = _look_until_found(provider, wish, seconds=15.0)
@@ -159,14 +159,17 @@ def _look_until_found(provider: Provider, wish: Wish, seconds: float) -> Instanc
         _clock.sleep(min(1.0, max(0.05, deadline - _clock.monotonic())))
 
 
-def _request(marker: Marker, wish: Wish, offer: Offer) -> Request:
+def _request(marker: Marker, wish: Wish, offer: Offer, provider_ends_tls: bool) -> Request:
+    own_tls = bool(wish.tls_args) and not provider_ends_tls
     return Request(
         marker=marker,
         offer=offer,
         image=wish.image,
         entrypoint=wish.entrypoint,
-        args=wish.args,
+        args=(*(wish.args or ()), *(wish.tls_args or ())) if own_tls else wish.args,
         env=wish.env,
+        secret_env=wish.secret_env,
+        own_tls=own_tls,
         ports=wish.ports,
         disk_gib=wish.disk_gib,
         ssh_public_key=wish.ssh_public_key,

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _arguments,
     _cached,
     _costs,
     _engine,
@@ -19,6 +20,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _journal,
     _marker,
     _offers,
+    _pins,
     _views,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
@@ -53,9 +55,16 @@ def list_instances(params: Mapping[str, Any]) -> dict[str, Any]:
     asked = [one for one in instances if not names or one.marker.name in names]
     # A bill that can't be read makes a cost incomplete, but no list: the absence of an instance is still proven.
     costs, _unread = _costs.add_up(providers, asked)
+    certificates: list[dict[str, Any]] = []
+    if params["certificates"]:
+        for one in asked:
+            pin = _pins.find(providers[one.provider], one) if one.own_tls else None
+            if pin:
+                certificates.append({"name": one.marker.name, "fingerprint": pin.fingerprint, "origin": pin.said})
     return {
         "changed": False,
         "instances": [_views.instance(one) | costs[_costs.key_of(one)].as_result() for one in asked],
+        "certificates": certificates,
         "complete": not errors,
         "errors": [error.as_failure() for error in errors],
     }
@@ -66,7 +75,8 @@ def list_offers(params: Mapping[str, Any]) -> dict[str, Any]:
     query = {
         "gpu": _gpus.resolve(params["gpu"]).name if params["gpu"] else None,
         "gpu_count": params["gpu_count"] if params["gpu"] else 0,
-        **{key: params[key] for key in ("instance_type", "regions", "runtime", "disk_gib", "interruptible")},
+        "runtime": _arguments.runtime_of(params),
+        **{key: params[key] for key in ("instance_type", "regions", "disk_gib", "interruptible")},
     }
     market = _offers.survey(
         providers,

@@ -47,6 +47,7 @@ def instance(value: Instance) -> dict[str, Any]:
         "ssh_port": ssh.port if ssh else None,
         "ssh_user": value.ssh_user,
         "endpoint_url": value.urls[0][1] if value.urls else None,
+        "tls_fingerprint": value.tls_fingerprint,
         "host_key": value.host_key,
         "machine_id": value.machine_id,
     }

@@ -5,8 +5,9 @@
 # Private to gpuops.fleet: no promise of stability to other collections.
 """The one place that turns settings into vLLM's command line and environment, on hosts and in container rentals alike.
 
-Pure: no files, no network, no host. Written for vLLM 0.32. Secrets never pass through here: the entry point reads the
-API key from a file, because a command line can be read by everybody on the host.
+Pure: no files, no network, no host. Written for vLLM 0.32. Secrets never pass through here: on hosts the entry point
+reads the API key from a file, in container rentals it stands in the environment, because a command line can be read by
+everybody on the host.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ QUANTIZATIONS = (
 
 MODEL_DIRECTORY = "/model"
 CACHE_DIRECTORY = "/cache"
+FILES_DIRECTORY = "/etc/gpufleet"  # where the allow-list of routes lies; Python looks for it there
+# Always there, and always the last one, which vLLM makes the outermost: no request gets past it.
+ALLOWED_ROUTES = "gpufleet_routes.AllowedRoutes"
 
 # Measured with vLLM 0.32 on CPU: 1.8 GiB beside weights and KV cache. With a GPU, the CUDA libraries and their pinned
 # buffers take more, while the weights only pass through.
@@ -61,6 +65,8 @@ _OWNED_ARGUMENTS = {
     "--revision": "set vllm_model_revision",
     "--served-model-name": "set vllm_served_model_name",
     "--shutdown-timeout": "set vllm_shutdown_timeout_seconds",
+    "--ssl-certfile": "the server of a container rental makes its own certificate; a host's TLS is a gateway's work",
+    "--ssl-keyfile": "the server of a container rental makes its own key; a host's TLS is a gateway's work",
     "--tensor-parallel-size": "set vllm_tensor_parallel_size",
     "-tp": "set vllm_tensor_parallel_size",
 }
@@ -69,6 +75,7 @@ _OWNED_ENVIRONMENT = {
     "HF_TOKEN": "the environment of a container can be read by everybody who may talk to Docker; set vllm_hub_token",
     "HUGGING_FACE_HUB_TOKEN": "the environment of a container can be read by everybody who may talk to Docker; "
     "set vllm_hub_token",
+    "PYTHONPATH": "the role sets it, because the list of allowed routes lies there",
     "VLLM_SERVER_DEV_MODE": "it opens routes that control the server without a key",
 }
 
@@ -98,9 +105,12 @@ class Settings:
     shutdown_timeout_seconds: int = 60
     memory_mib: int = 8192
     shared_memory_mib: int = 1024
-    middleware: tuple[str, ...] = ()  # dotted names of ASGI middleware classes; the last one is outermost
+    middleware: tuple[str, ...] = ()  # dotted names of ASGI middleware classes; the last one is outer
     extra_arguments: tuple[str, ...] = ()
     extra_environment: tuple[tuple[str, str], ...] = ()
+    model_directory: str = MODEL_DIRECTORY  # inside the container, for what is not from the hub
+    files_directory: str = FILES_DIRECTORY  # inside the container
+    tls: bool = False  # the server itself ends TLS, with a key in files_directory
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -203,7 +213,7 @@ def check_model(value: str, name: str = "model") -> str:
 
 def build_arguments(settings: Settings) -> list[str]:
     """What stands after `vllm serve`, which is the entry point of the upstream image."""
-    model = settings.model if settings.model_source == "hub" else MODEL_DIRECTORY
+    model = settings.model if settings.model_source == "hub" else settings.model_directory
     arguments = [model, "--served-model-name", settings.served_model_name or settings.model]
     if settings.model_revision:
         arguments += ["--revision", settings.model_revision]
@@ -224,14 +234,19 @@ def build_arguments(settings: Settings) -> list[str]:
         arguments.append("--enforce-eager")
     arguments += ["--shutdown-timeout", str(settings.shutdown_timeout_seconds)]
     arguments += ["--disable-fastapi-docs", "--disable-access-log-for-endpoints", "/health,/metrics"]
-    for name in settings.middleware:
+    for name in (*settings.middleware, ALLOWED_ROUTES):
         arguments += ["--middleware", name]
-    return [*arguments, *settings.extra_arguments]
+    arguments += settings.extra_arguments
+    if settings.tls:
+        arguments += ["--ssl-keyfile", f"{settings.files_directory}/tls.key"]
+        arguments += ["--ssl-certfile", f"{settings.files_directory}/tls.crt"]
+    return arguments
 
 
 def build_environment(settings: Settings) -> dict[str, str]:
     """The server's environment: no secrets, and every cache in the one directory that is writable."""
     environment = {
+        "PYTHONPATH": settings.files_directory,
         # A uid without an entry in the image's passwd has no name and no home, and PyTorch asks for both.
         "HOME": CACHE_DIRECTORY,
         "USER": "vllm",

@@ -50,6 +50,17 @@ options:
     description: Check the certificate of an C(https) address.
     type: bool
     default: true
+  tls_fingerprint:
+    description:
+      - C(sha256:) and the fingerprint of the only certificate to speak to, for a server whose certificate nobody
+        signed.
+      - It takes the place of O(validate_certs). Nothing is sent to who has another certificate.
+    type: str
+  forbidden_paths:
+    description: Routes that must answer 404, with the key too.
+    type: list
+    elements: str
+    default: []
   use_proxy:
     description: Go through the proxy that the environment names. Instances are usually reached directly.
     type: bool
@@ -62,6 +73,14 @@ EXAMPLES = r"""
     url: http://vllm-1.acme-llm.internal:8000
     api_key: "{{ vllm_api_key }}"
     model: "{{ vllm_model }}"
+
+- name: Prove it of a rented container that ends TLS itself
+  gpuops.fleet.endpoint_check:
+    url: "{{ fleet_endpoint_url }}"
+    tls_fingerprint: "{{ fleet_tls_fingerprint }}"
+    api_key: "{{ vllm_api_key }}"
+    model: "{{ vllm_model }}"
+    forbidden_paths: [/tokenize, /invocations]
 """
 
 RETURN = r"""
@@ -116,6 +135,8 @@ SPEC = {
     "max_tokens": {"type": "int", "default": 8, "no_log": False},
     "timeout_seconds": {"type": "int", "default": 60},
     "validate_certs": {"type": "bool", "default": True},
+    "tls_fingerprint": {"type": "str"},
+    "forbidden_paths": {"type": "list", "elements": "str", "default": []},
     "use_proxy": {"type": "bool", "default": False},
 }
 

@@ -222,6 +222,13 @@ instance:
       type: str
       returned: always
       sample: https://abc123-8000.proxy.runpod.net
+    tls_fingerprint:
+      description: >-
+        Of the certificate that was pinned because the rental's server ends TLS itself; null where the provider does,
+        and where nothing was pinned in this run.
+      type: str
+      returned: always
+      sample: null
     host_key:
       description: SSH host key without comment; null while unknown.
       type: str

@@ -29,6 +29,13 @@ options:
     type: list
     elements: str
     default: []
+  certificates:
+    description:
+      - Also say which certificate those have whose server ends TLS itself, as RV(certificates).
+      - What this controller remembers comes first, then what the rental's log says. Where neither does, the
+        certificate with which it answers now is trusted, and C(origin) says so.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -184,6 +191,13 @@ instances:
       type: str
       returned: always
       sample: https://abc123-8000.proxy.runpod.net
+    tls_fingerprint:
+      description: >-
+        Of the certificate that was pinned because the rental's server ends TLS itself; null where the provider does,
+        and where nothing was pinned in this run.
+      type: str
+      returned: always
+      sample: null
     host_key:
       description: SSH host key without comment; null while unknown.
       type: str
@@ -194,6 +208,15 @@ instances:
       type: str
       returned: always
       sample: "101"
+certificates:
+  description: Of rentals whose server ends TLS itself; empty unless O(certificates) asks for them.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: vllm-1
+      fingerprint: "sha256:9f0c0a"
+      origin: remembered by this controller
 complete:
   description: Whether all providers have answered. Only then the absence of an instance means something.
   returned: success
@@ -251,6 +274,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._report import list_i
 INFO_SPEC = {
     "providers": {"type": "list", "elements": "str", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
+    "certificates": {"type": "bool", "default": False},
 }
 
 

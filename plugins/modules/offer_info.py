@@ -47,10 +47,11 @@ options:
     elements: str
     default: []
   runtime:
-    description: V(vm) is a machine in which Docker works; V(container) runs one image and nothing else.
+    description:
+      - V(vm) is a machine in which Docker works; V(container) runs one image and nothing else.
+      - Default is V(vm) where all of O(providers) rent machines, else V(container) where all of them rent containers.
     type: str
     choices: [vm, container]
-    default: vm
   max_price_per_hour_usd:
     description: Leave out what costs more US dollars per hour, or has no known price.
     type: float

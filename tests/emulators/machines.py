@@ -56,6 +56,10 @@ class NoMachines:
     def stop(self, rental_id: str) -> None:
         """Returns before that is done."""
 
+    def log(self, rental_id: str) -> str:
+        """What it has printed."""
+        return ""
+
     def delete(self, rental_id: str) -> None:
         """Returns before that is done; harmless for what is not there."""
 

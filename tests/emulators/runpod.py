@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, Response
 
 from .limits import Windows
 from .machines import Order, WayIn
+from .runpod_secrets import add_routes, opened
 from .runpod_wire import GPUS, Action, Cloud, CreatePod, Problem, catalog_entry, request_id, time_of
 from .server import make_app
 from .world import Rental, World
@@ -72,7 +73,7 @@ class Pods:
             if getattr(wish, name) is not None:
                 wire[name] = getattr(wish, name)
         rental = Rental(identity, "runpod", wish.name, "PROVISIONING", now, wire["_price"], wire)
-        self.world.rent(rental, _order(wish))
+        self.world.rent(rental, _order(wish, self.world))
         self.world.bill(rental, costs=True)
         return self.show(rental)
 
@@ -211,14 +212,14 @@ class Pods:
         }
 
 
-def _order(wish: CreatePod) -> Order:
+def _order(wish: CreatePod, world: World) -> Order:
     """How the pod's container is started."""
     arguments = wish.cmd if wish.args is None else shlex.split(wish.args)
     return Order(
         image=wish.image,
         entrypoint=None if wish.entrypoint is None else tuple(wish.entrypoint),
         args=None if arguments is None else tuple(arguments),
-        env=wish.env,
+        env=opened(world, wish.env),
         ports=tuple(int(port.partition("/")[0]) for port in wish.ports),
         restarts=True,
         keeps_disk=False,
@@ -278,6 +279,8 @@ def make(world: World) -> FastAPI:
             if entry["id"] == identity:
                 return dict(entry)
         raise Problem(404, "Not Found", f"GPU type {identity} not found")
+
+    add_routes(app, world, Problem)
 
     @app.get("/v2/pods")
     def list_pods(limit: Annotated[int, Query(ge=1, le=1000)] = 1000, cursor: str | None = None) -> dict[str, Any]:

@@ -145,6 +145,9 @@ CREATE = record(
     closed=True,
 )
 ACTION = record({"action": {"enum": ["start", "stop", "restart", "terminate"]}}, closed=True)
+SECRET = record({"id": TEXT, "name": TEXT, "createdAt": TIME}, {"description": maybe(TEXT)}, closed=False)
+CREATE_SECRET = record({"name": TEXT, "value": TEXT}, {"description": TEXT}, closed=True)
+CHANGE_SECRET = record({}, {"value": TEXT, "description": maybe(TEXT)}, closed=True)
 
 # method, path, what is sent, and what a success answers: status and body.
 ROUTES: tuple[tuple[str, str, Schema | None, dict[int, Schema | None]], ...] = (
@@ -156,6 +159,10 @@ ROUTES: tuple[tuple[str, str, Schema | None, dict[int, Schema | None]], ...] = (
     ("GET", r"/v2/catalog/gpus", None, {200: record({"gpus": array(GPU_TYPE)})}),
     ("GET", r"/v2/catalog/gpus/.+", None, {200: GPU_TYPE}),
     ("GET", r"/v2/billing/pods", None, {200: BILLS}),
+    ("GET", r"/v2/account/secrets", None, {200: record({"secrets": array(SECRET)})}),
+    ("POST", r"/v2/account/secrets", CREATE_SECRET, {201: SECRET}),
+    ("PATCH", r"/v2/account/secrets/[^/]+", CHANGE_SECRET, {200: SECRET}),
+    ("DELETE", r"/v2/account/secrets/[^/]+", None, {204: None}),
 )
 
 

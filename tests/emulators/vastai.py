@@ -297,6 +297,7 @@ def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> Fast
         for index in range(copies)
         for host in hosts
     )
+    logs: dict[str, str] = {}
     account, routes = Account(world, several), APIRouter(dependencies=[Depends(_identify)])
 
     @app.middleware("http")
@@ -331,6 +332,22 @@ def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> Fast
         wish = await _body(request)
         with world.lock:
             return JSONResponse(account.create(number, wish))
+
+    @routes.put("/api/v0/instances/request_logs/{identity:int}/")
+    async def request_logs(identity: int, request: Request) -> JSONResponse:
+        """The log lies at an address of its own some time later, for whoever knows it."""
+        wish = await _body(request)
+        with world.lock:
+            account.must_find(identity)
+        lines = world.machines.log(str(identity)).splitlines()
+        found = [line for line in lines if str(wish.get("filter", "")) in line][-int(wish.get("tail", 1000)) :]
+        name = secrets.token_hex(16)
+        logs[name] = "\n".join(found)
+        return JSONResponse({"success": True, "result_url": f"{request.base_url}logs/{name}.log"})
+
+    @app.get("/logs/{name}.log")
+    def stored_log(name: str) -> PlainTextResponse:
+        return PlainTextResponse(logs[name]) if name in logs else PlainTextResponse("AccessDenied", 403)
 
     @routes.get("/api/v0/users/current")
     @routes.get("/api/v0/users/current/")

@@ -95,6 +95,7 @@ class World:
         self.rentals: dict[str, Rental] = {}
         self.faults: list[Fault] = []
         self.calls: list[dict[str, Any]] = []
+        self.secrets: dict[str, dict[str, Any]] = {}  # of the account, by id, with their values
         self.numbers = itertools.count(1)
         self.began = time.time()
         self._skipped_seconds = 0.0

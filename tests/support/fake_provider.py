@@ -135,6 +135,9 @@ class FakeProvider:
 
         return self._do("delete", effect)
 
+    def log(self, instance_id: str, words: str) -> str:
+        return ""
+
     def clean_up(self, deployment_id: str) -> bool:
         return self._do("clean_up", lambda: False)
 

@@ -89,8 +89,15 @@ def test_every_answer_of_the_emulator_is_one_of_the_specification(base: str, jud
         call(base, "GET", "/pods?limit=1")
         world.skip(600)
     assert call(base, "DELETE", f"/pods/{pods[1]}").status_code == 204
+    made = call(base, "POST", "/account/secrets", {"name": "gf--a-1", "value": "b"}).json()
+    assert call(base, "GET", "/account/secrets?name=GF--a-1").json() == {"secrets": [made]}, "and no value"
+    assert call(base, "PATCH", f"/account/secrets/{made['id']}", {"value": "c"}).status_code == 200
+    assert call(base, "POST", "/account/secrets", {"name": "gf--a-1", "value": "b"}).status_code == 409
+    assert call(base, "DELETE", f"/account/secrets/{made['id']}").status_code == 204
     for method, path, body, status in (
         ("DELETE", f"/pods/{pods[1]}", None, 404),
+        ("DELETE", f"/account/secrets/{made['id']}", None, 404),
+        ("POST", "/account/secrets", {"name": "RUNPOD_X", "value": "b"}, 422),
         ("GET", "/pods?cursor=strange", None, 422),
         ("GET", "/catalog/gpus?product=POD", None, 400),
         ("GET", "/catalog/gpus/none", None, 404),
@@ -122,6 +129,7 @@ def test_everything_that_the_provider_sends_is_what_runpod_takes(base: str, judg
                 args=("--model", "a b"),
                 entrypoint=entrypoint,
                 env={"A": "b"},
+                secret_env={"TOKEN": "planted"},
                 ports=((8000, "http"), (22, "tcp")),
                 ssh_public_key="ssh-ed25519 AAAA",
             )
@@ -137,7 +145,7 @@ def test_everything_that_the_provider_sends_is_what_runpod_takes(base: str, judg
     assert len(rents.list()) == 2
     assert all(rents.delete(instance.id) for instance in made)
     assert judge.bad_requests == []
-    assert {method for method, path, _status in judge.seen} == {"GET", "POST", "DELETE"}
+    assert {method for method, path, _status in judge.seen} == {"GET", "POST", "PATCH", "DELETE"}
 
 
 @pytest.mark.parametrize(

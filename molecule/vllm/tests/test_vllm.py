@@ -81,6 +81,19 @@ def test_nothing_without_the_right_key(host: Host, path: str, key: str) -> None:
     assert ask(host, path, key, body)[0] == 401
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/invocations", "/version", "/load", "/ping", "//health"])
+def test_what_vllm_serves_beside_is_not_found_with_the_key_too(host: Host, path: str) -> None:
+    assert ask(host, path)[0] == 404
+    assert ask(host, path, "file")[0] == 404
+
+
+def test_metrics_are_for_who_has_the_key(host: Host) -> None:
+    assert ask(host, "/metrics")[0] == 404
+    status, text = ask(host, "/metrics", "file")
+    assert status == 200
+    assert "vllm:" in text
+
+
 def test_serves_exactly_the_one_model(host: Host) -> None:
     status, text = ask(host, "/v1/models", "file")
     assert status == 200

@@ -39,7 +39,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
     QuotaError,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_billing
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_billing, runpod_secrets
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 
 NAME = "runpod"
@@ -125,7 +125,8 @@ class RunpodProvider:
                 provider=NAME,
                 fix="Set image, such as 'vllm/vllm-openai:v0.32.0'.",
             )
-        answer = self._api.call("POST", "/pods", body=_wish(request))
+        references = runpod_secrets.put(self._api, request.marker, request.secret_env)
+        answer = self._api.call("POST", "/pods", body=_wish(request, references))
         return self._must_be_ours(answer.body)
 
     def get(self, instance_id: str) -> Instance | None:
@@ -174,7 +175,8 @@ class RunpodProvider:
         return now
 
     def delete(self, instance_id: str) -> bool:
-        if self.get(instance_id) is None:  # raises for what is not ours, which is not touched
+        ours = self.get(instance_id)  # raises for what is not ours, which is not touched
+        if ours is None:
             return False
 
         def order() -> str | None:
@@ -185,13 +187,34 @@ class RunpodProvider:
             now = self.get(instance_id)
             return Left(now.price_per_hour_usd) if now else None
 
-        return Ending(NAME, f"pod {instance_id}", CONSOLE, order, look).finish()
+        if not Ending(NAME, f"pod {instance_id}", CONSOLE, order, look).finish():
+            return False
+        self._remove_secrets(ours.marker)
+        return True
 
     def billed_usd(self, instance_ids: Collection[str], since_seconds: float) -> dict[str, float]:
         return runpod_billing.billed_usd(self._api, instance_ids, since_seconds)
 
+    def log(self, instance_id: str, words: str) -> str:
+        return ""  # nothing here is read from it: RunPod itself ends TLS
+
     def clean_up(self, deployment_id: str) -> bool:
-        return False  # nothing is made beside the pods
+        """The secrets that an interrupted run left, once no pod of the deployment is left that could want them."""
+        left = runpod_secrets.of_deployment(self._api, deployment_id)
+        if not left or any(one.marker.deployment_id == deployment_id for one in self.list()):
+            return False
+        return runpod_secrets.remove(self._api, left)
+
+    def _remove_secrets(self, marker: Marker) -> None:
+        """Those of an instance whose pod is gone, unless another pod has its name. What stays here, clean_up finds."""
+        try:
+            every = runpod_secrets.of_deployment(self._api, marker.deployment_id)
+            mine = [one for one in every if one.instance == marker.name]
+            ours = (marker.deployment_id, marker.name)
+            if mine and not any((one.marker.deployment_id, one.marker.name) == ours for one in self.list()):
+                runpod_secrets.remove(self._api, mine)
+        except ProviderError:
+            return
 
     def _must_be_ours(self, pod: Mapping[str, Any]) -> Instance:
         instance = self._as_instance(pod)
@@ -270,11 +293,11 @@ def _offers_of(entry: Mapping[str, Any], cloud: str, count: int, regions: list[s
     ]
 
 
-def _wish(request: Request) -> dict[str, Any]:
+def _wish(request: Request, references: Mapping[str, str]) -> dict[str, Any]:
     """The body of the create call."""
     gpu, cloud, place = request.offer.id.split("|")
     marker = _marker.encode(request.marker)
-    environment = {**request.env, MARKER_VARIABLE: marker}
+    environment = {**request.env, **references, MARKER_VARIABLE: marker}
     if request.marker.owner != "fleet":
         environment[OWNER_VARIABLE] = request.marker.owner
     if request.ssh_public_key:
@@ -342,5 +365,8 @@ def _refusal(answer: Answer) -> ProviderError:
         )
     fix = "Correct the option that is named there."
     if answer.status == 422 and "entrypoint" in message:
-        fix = "This API can't replace an image's entry point: remove entrypoint, or use an image that needs none."
+        fix = (
+            "This API can't replace an image's entry point: remove entrypoint. For the role vllm take a vllm_image "
+            "that brings gpufleet_routes.py, and set vllm_image_has_routes: true."
+        )
     return InvalidRequest(message, fix=fix, **details)

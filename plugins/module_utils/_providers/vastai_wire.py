@@ -38,9 +38,11 @@ KEY_FIX = "Set VAST_API_KEY, or provider_settings.vastai.api_key, to a key from 
 # Virtual machines are rented by images of this name alone; the tags are dated, there is no "latest".
 DEFAULT_VM_IMAGE = "docker.io/vastai/kvm:ubuntu_cli_22.04-2025-11-21"
 LEAST_DISK_GIB = 8
+LONGEST_START = 4096  # characters of entry point and arguments together
 
 ENV_MARKER = "GPUFLEET_MARKER"
 ENV_OWNER = "GPUFLEET_OWNER"  # only of what a job rented
+ENV_TLS = "GPUFLEET_TLS"  # "1": what the http ports lead to ends TLS itself
 ENV_PORTS = "GPUFLEET_PORTS"  # "8000/http 22/tcp": the API knows no protocol above TCP
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a key such as "-p 22:22" would be an option of docker run
 
@@ -157,6 +159,11 @@ def check_request(request: Request) -> None:
         problem, fix = f"disk_gib {request.disk_gib} is too small", f"Set disk_gib to {LEAST_DISK_GIB} or more"
     elif request.offer.runtime is Runtime.CONTAINER and not request.image:
         problem, fix = "a container needs an image", "Set image"
+    elif sum(map(len, [*(request.entrypoint or ()), *(request.args or ())])) > LONGEST_START:
+        problem, fix = (
+            f"entrypoint and args have more than {LONGEST_START} characters together",
+            "Shorten them; for the role vllm that is vllm_extra_arguments",
+        )
     elif request.offer.runtime is Runtime.VM and (request.args or request.entrypoint):
         problem, fix = "a machine takes neither args nor entrypoint", "Set runtime: container, or leave them out"
     if problem:
@@ -167,9 +174,12 @@ def create_body(request: Request, bid_per_hour_usd: float | None) -> dict[str, A
     """What to send to rent an offer; a bid is sent only for an interruptible one, because it makes it so."""
     marker = _marker.encode(request.marker)
     ports = " ".join(f"{port}/{protocol}" for port, protocol in request.ports)
-    env = {**request.env, ENV_MARKER: marker, ENV_PORTS: ports}
+    # Vast.ai keeps no secrets: whoever may look at the account or at the machine can read them here.
+    env = {**request.env, **request.secret_env, ENV_MARKER: marker, ENV_PORTS: ports}
     if request.marker.owner != "fleet":
         env[ENV_OWNER] = request.marker.owner
+    if request.own_tls:
+        env[ENV_TLS] = "1"
     env.update({f"-p {port}:{port}": "1" for port, _protocol in request.ports})
     body: dict[str, Any] = {
         "client_id": "me",
@@ -252,6 +262,8 @@ def instance_from(row: Mapping[str, Any]) -> Instance | None:
         address=address,
         # In a container that runs an image as it is, nobody listens to SSH.
         ssh_endpoints=_endpoints(row, address) if runtime is Runtime.VM else (),
+        urls=_urls(row, address),
+        own_tls=_env(row).get(ENV_TLS) == "1",
         created_at=created_at,
         detail=detail,
         machine_id=_machine_id(row),
@@ -295,12 +307,27 @@ def _env(row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(pairs) if isinstance(pairs, dict) else dict(pair for pair in pairs or () if len(pair) == 2)
 
 
+def _urls(row: Mapping[str, Any], address: str | None) -> tuple[tuple[int, str], ...]:
+    """Where http ports answer from outside; only with TLS, because a key must not travel without it."""
+    if not address or _env(row).get(ENV_TLS) != "1":
+        return ()
+    asked = [port for port, protocol in _ports(row) or () if protocol == "http"]
+    outside = {port: _outside(row, port) for port in asked}
+    return tuple((port, f"https://{address}:{mapped}") for port, mapped in outside.items() if mapped)
+
+
+def _outside(row: Mapping[str, Any], port: int) -> str:
+    """The port outside that leads to a port of the container; "" while nobody knows."""
+    mapped = (row.get("ports") or {}).get(f"{port}/tcp") or [{}]
+    number = str(mapped[0].get("HostPort") or "")
+    return number if number.isdecimal() else ""
+
+
 def _endpoints(row: Mapping[str, Any], address: str | None) -> tuple[Endpoint, ...]:
     """Directly first, as it is faster; then through Vast.ai's proxy, for machines whose ports can't be reached."""
     found = []
-    mapped = (row.get("ports") or {}).get("22/tcp") or [{}]
-    port = str(mapped[0].get("HostPort") or "")
-    if address and port.isdecimal():
+    port = _outside(row, 22)
+    if address and port:
         found.append(Endpoint(address, int(port)))
     if row.get("ssh_host") and row.get("ssh_port"):
         found.append(Endpoint(str(row["ssh_host"]).strip(), int(row["ssh_port"]), "proxy"))

@@ -94,7 +94,13 @@ def test_what_does_not_live_is_only_wanted() -> None:
         "fleet_peer_name": "kafka-1.acme-llm.internal",
         "fleet_status": "absent",
         "fleet_file": "/x/fleet.yml",
-        "fleet_wanted_instance": {"name": "kafka-1", "providers": ["local"], "roles": ["kafka"], "disk_gib": 9},
+        "fleet_wanted_instance": {
+            "name": "kafka-1",
+            "providers": ["local"],
+            "roles": ["kafka"],
+            "disk_gib": 9,
+            "runtime": "vm",
+        },
     }
 
 

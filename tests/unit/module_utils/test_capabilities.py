@@ -30,7 +30,8 @@ WISHES: dict[Capability, list[tuple[dict[str, Any], str]]] = {
     Capability.ENV: [({"env": {"A": "1"}}, "environment")],
     Capability.REGIONS: [({"regions": ["x"]}, "no regions")],
     Capability.RENEW: [({"extend": "8h"}, "can't change the expiry")],
-    Capability.ENDPOINT: [({"wait": "endpoint"}, "endpoint|TLS")],
+    Capability.ENDPOINT: [({"wait": "endpoint"}, "endpoint")],
+    Capability.TLS: [({"wait": "endpoint"}, "TLS|a machine has no endpoint")],
     Capability.FREE: [({"max_lifetime": None}, "costs money")],
     Capability.PORTS: [({"ports": [{"port": 8000}]}, "opens no ports")],
 }
@@ -94,9 +95,10 @@ def test_each_capability_is_refused_where_it_lacks(capability: Capability, monke
     """By a provider that can do everything else, so also for what all of today's providers can do."""
     monkeypatch.setitem(CAPABILITIES, "local", frozenset(set(Capability) - {capability}))
     http = {"ports": [{"port": 8000, "protocol": "http"}]}
-    container = {"runtime": "container"} if capability is Capability.ENDPOINT else {}
+    of_endpoints = capability in (Capability.ENDPOINT, Capability.TLS)
+    container = {"runtime": "container"} if of_endpoints else {}
     for wish, words in WISHES[capability]:
-        more = http if capability is Capability.ENDPOINT else {}
+        more = http if of_endpoints else {}
         with pytest.raises(ValueError, match=words):
             _engine.run_instance(parameters("local", **{**container, **more, **wish}), check_mode=False)
 

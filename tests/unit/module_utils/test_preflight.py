@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _preflight, _provider
-from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import lifetime_seconds
+from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import lifetime_seconds, runtime_of
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capability
 
 GOOD: dict[str, Any] = {"name": "vllm-1", "providers": ["local"]}
@@ -52,12 +52,16 @@ BAD = [
     ({"env": {"A": "1"}}, "env", "'local'"),
     ({"regions": ["us"]}, "regions", "'local' has no regions"),
     ({"on_unready": "panic"}, "on_unready", "one of"),
-    ({"providers": ["runpod"], "max_lifetime": "8h"}, "runtime", "'runpod' doesn't rent such"),
+    ({"providers": ["runpod", "local"], "max_lifetime": "8h"}, "runtime", "runtime 'vm': .*'runpod' doesn't rent such"),
+    ({"providers": ["runpod"], "runtime": "vm", "max_lifetime": "8h"}, "runtime", "'runpod' doesn't rent such"),
+    ({**CONTAINER, "roles": ["kafka"], "wait": "running"}, "roles", "'kafka' needs a machine"),
+    ({"tls_args": ["--tls"]}, "tls_args", "'local'"),
+    ({"secret_env": {"A": "1"}}, "secret_env", "'local'"),
     (CONTAINER, "ports", "no http port.*8000"),
     ({**CONTAINER, "wait": "ssh"}, "wait", "use 'endpoint'"),
     ({**CONTAINER, "ports": HTTP, "max_lifetime": None}, "max_lifetime", "'runpod' costs money"),
     ({**CONTAINER, "ports": HTTP, "interruptible": True}, "interruptible", "'runpod' rents no interruptible"),
-    ({**CONTAINER, "providers": ["vastai"], "ports": HTTP}, "wait", "'vastai' gives a container no address with TLS"),
+    ({**CONTAINER, "providers": ["vastai"], "ports": HTTP}, "wait", "'vastai' ends no TLS.*tls_args"),
     ({"ssh_public_key": "hello"}, "ssh_public_key", "ssh-ed25519"),
     ({"ssh_private_key_file": "/nowhere/key"}, "ssh_private_key_file", "'/nowhere/key' does not exist.*ssh-keygen"),
 ]
@@ -79,6 +83,30 @@ def test_good_settings_pass_also_when_one_word_stands_for_a_list() -> None:
 def test_containers_that_can_be_asked_pass() -> None:
     assert not _preflight.check_instance({**GOOD, **CONTAINER, "ports": HTTP})
     assert not _preflight.check_instance({**GOOD, **CONTAINER, "wait": "running"})
+
+
+def test_what_is_computed_brings_its_port_and_its_tls() -> None:
+    served = {**GOOD, "providers": ["vastai", "runpod"], "roles": ["vllm"], "gpu": "A100_80GB", "max_lifetime": "8h"}
+    assert not _preflight.check_instance(served)
+    assert _preflight.check_instance({**served, "image": "own:1.0"}), "then the user says the rest as well"
+
+
+@pytest.mark.parametrize(
+    ("providers", "runtime"),
+    [
+        (["local"], "vm"),
+        (["vastai"], "vm"),
+        (["runpod"], "container"),
+        (["vastai", "runpod"], "container"),
+        (["runpod", "vastai"], "container"),
+        (["local", "vastai"], "vm"),
+        (["local", "runpod"], "vm"),  # and refused: they have none in common
+        ([], "vm"),
+    ],
+)
+def test_the_runtime_follows_from_what_all_providers_can(providers: list[str], runtime: str) -> None:
+    assert runtime_of({"providers": providers}) == runtime
+    assert runtime_of({"providers": providers, "runtime": "container"}) == "container"
 
 
 def test_keys_are_checked_before_paying(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from typing import Any
 
@@ -35,6 +36,7 @@ def test_hub_model_on_a_gpu() -> None:
         *("--host", "0.0.0.0", "--port", "8000", "--max-model-len", "8192"),  # noqa: S104 - a container's own address
         *("--gpu-memory-utilization", "0.9", "--shutdown-timeout", "60"),
         *("--disable-fastapi-docs", "--disable-access-log-for-endpoints", "/health,/metrics"),
+        *("--middleware", "gpufleet_routes.AllowedRoutes"),
     ]
     assert "HF_HUB_OFFLINE" not in environment(gpu=True)
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment(gpu=True)
@@ -72,8 +74,10 @@ def test_optional_arguments_appear_only_when_asked_for() -> None:
     assert after(arguments, "--tensor-parallel-size") == "2"
     assert after(arguments, "--served-model-name") == "chat"
     assert "--enforce-eager" in arguments
-    # vLLM makes the last one the outermost.
-    assert arguments.index("package.First") < arguments.index("package.Last")
+    # vLLM makes the last one the outermost, and that is always the list of allowed routes.
+    names = [value for name, value in itertools.pairwise(arguments) if name == "--middleware"]
+    assert names == ["package.First", "package.Last", "gpufleet_routes.AllowedRoutes"]
+    assert environment()["PYTHONPATH"] == "/etc/gpufleet", "or vLLM would not find it"
     assert arguments[-2:] == ["--seed", "1"]
 
 

@@ -216,7 +216,7 @@ def main() -> int:
     publisher = Publisher(Producer(producer_options(settings.kafka) | {"message.timeout.ms": 0}, logger=LOG), metrics)
     sampler = choose_sampler(settings.gpu_source)
     key, tokens, timeout = settings.vllm_api_key, settings.max_tokens, settings.request_timeout_seconds
-    client = CompletionClient(settings.vllm_url, key, settings.model, tokens, timeout)
+    client = CompletionClient(settings.vllm_url, key, settings.model, tokens, timeout, settings.vllm_tls_fingerprint)
     telemetry = Telemetry(settings, publisher.publish, publisher.waiting, metrics, client, sampler, bundled_prompts())
     repeaters = [
         Repeater("completions", settings.interval_seconds, telemetry.complete_once, stop, timeout + 10),

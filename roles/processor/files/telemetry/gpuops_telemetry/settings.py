@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ class ProducerSettings:
     vllm_url: str
     vllm_host: str
     vllm_api_key: str
+    vllm_tls_fingerprint: str
     model: str
     max_tokens: int
     request_timeout_seconds: float
@@ -165,6 +167,9 @@ class ProducerSettings:
         url = environment.text("VLLM_URL").rstrip("/")
         if not url.startswith(("http://", "https://")):
             raise SettingsError(f"VLLM_URL is {url!r}; it must begin with http:// or https://.")
+        pinned = environment.text("VLLM_TLS_FINGERPRINT", "")
+        if pinned and not (url.startswith("https://") and re.fullmatch(r"sha256:[0-9a-f]{64}", pinned)):
+            raise SettingsError("VLLM_TLS_FINGERPRINT is 'sha256:' and 64 digits of 0-9a-f, with a VLLM_URL of https.")
         host = environment.text("FLEET_HOST", socket.gethostname())
         return cls(
             kafka=KafkaSettings.from_environment(environment),
@@ -172,6 +177,7 @@ class ProducerSettings:
             vllm_url=url,
             vllm_host=environment.text("VLLM_HOST", host),
             vllm_api_key=environment.secret("VLLM_API_KEY"),
+            vllm_tls_fingerprint=pinned,
             model=environment.text("MODEL"),
             max_tokens=environment.whole_number("MAX_TOKENS", 64, 1, 100_000),
             request_timeout_seconds=environment.number("REQUEST_TIMEOUT_SECONDS", 120, 1, 3600),

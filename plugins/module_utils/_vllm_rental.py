@@ -1,0 +1,123 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Private to gpuops.fleet: no promise of stability to other collections.
+"""The container rental that serves what the role vllm would serve on a host: same settings, same command line.
+
+Pure: who calls hands over the texts of the files. A rented container has no files of ours, so its entry point carries
+them: a few hundred bytes of Python, packed, because Vast.ai takes no more than 4096 for arguments and entry point.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils._vllm import (
+    CACHE_DIRECTORY,
+    Settings,
+    SettingsError,
+    build_arguments,
+    build_environment,
+)
+
+# All that may be written in such a container, also where its user is not root.
+FILES_DIRECTORY = f"{CACHE_DIRECTORY}/gpufleet"
+MODEL_DIRECTORY = f"{CACHE_DIRECTORY}/model"
+ROUTES_FILE, ENTRYPOINT_FILE, GENERATOR_FILE = "gpufleet_routes.py", "rental_entrypoint.py", "generate_model.py"
+FILES = (ROUTES_FILE, ENTRYPOINT_FILE, GENERATOR_FILE)
+
+_UNPACK = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
+_KEY = re.compile(r"[!-~]{16,512}", re.ASCII)
+_NEEDS_GPU = re.compile(r"(^|/)vllm-openai[:@]", re.ASCII)
+_VERSIONED = re.compile(r"@sha256:|:[^/]*[0-9]+[.][0-9]+", re.ASCII)
+
+
+def is_computed(settings: Mapping[str, Any], runtime: str) -> bool:
+    """Whether an instance of the fleet file is a container rental that we compute: its user named no image or start."""
+    own = any(settings.get(name) is not None for name in ("image", "entrypoint", "args"))
+    return runtime == "container" and "vllm" in (settings.get("roles") or ()) and not own
+
+
+def compute(
+    values: Mapping[str, Any],
+    files: Mapping[str, str],
+    *,
+    image: str,
+    api_key: str,
+    hub_token: str = "",
+    image_has_routes: bool = False,
+) -> dict[str, Any]:
+    """Image, entry point, arguments, environment and ports, named as the options of an instance.
+
+    tls_args are the arguments to add where the provider ends no TLS. Raises SettingsError with one sentence.
+    """
+    settings = replace(
+        Settings.from_mapping(values), model_directory=MODEL_DIRECTORY, files_directory=FILES_DIRECTORY, tls=False
+    )
+    if not api_key:
+        raise SettingsError(
+            "vllm_api_key is missing: a rented container has no host that could make and keep one. Set it in "
+            "group_vars, from a vault or a credential, to 16 characters or more, such as `openssl rand -hex 20` prints."
+        )
+    if not _KEY.fullmatch(api_key):
+        raise SettingsError(
+            "vllm_api_key is not usable as an API key: it needs at least 16 letters, digits and punctuation marks, "
+            "without spaces."
+        )
+    if settings.model_source == "directory":
+        raise SettingsError(
+            "vllm_model_source is directory, but a rented container has no directory of yours; use hub."
+        )
+    if not _VERSIONED.search(image):
+        raise SettingsError(
+            f"vllm_image is {image}, which doesn't say which version runs. Give a full version tag, such as "
+            "vllm/vllm-openai:v0.32.0, or a digest."
+        )
+    if not settings.gpu and _NEEDS_GPU.search(image):
+        raise SettingsError(f"vllm_image is {image}, which needs a GPU, and this rental has none: give it a gpu.")
+    environment = build_environment(settings)
+    if settings.model_source == "generated":
+        environment["GPUFLEET_MODEL_GENERATOR"] = pack(files[GENERATOR_FILE])
+    arguments = build_arguments(settings)
+    request: dict[str, Any] = {
+        "image": image,
+        "entrypoint": None,
+        "args": arguments,
+        "tls_args": None,
+        "public_env": environment,
+        "secret_env": {"VLLM_API_KEY": api_key} | ({"HF_TOKEN": hub_token} if hub_token else {}),
+        "ports": [{"port": settings.port, "protocol": "http"}],
+    }
+    if not image_has_routes:
+        request["entrypoint"] = ["python3", "-c", _UNPACK, entry_point(files)]
+        request["args"] = ["vllm", "serve", *arguments]
+        request["tls_args"] = build_arguments(replace(settings, tls=True))[len(arguments) :]
+    return request
+
+
+def entry_point(files: Mapping[str, str]) -> str:
+    """The program that writes the list of routes and becomes the server, packed into one word."""
+    routes = {ROUTES_FILE: _bare(files[ROUTES_FILE])}
+    return pack(f"{_bare(files[ENTRYPOINT_FILE])}\nmain({routes!r}, sys.argv[2:])")
+
+
+def pack(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _bare(source: str) -> str:
+    """A Python program without its comments and documentation."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -1,0 +1,74 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stands in for the command `vllm`: writes down how it was started, and serves the way vLLM does.
+
+With routes that need no key, with its own check of the key under /v1, and with each --middleware class added last, so
+that it is the outermost.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import sys
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+
+def after(arguments: list[str], name: str) -> str | None:
+    return arguments[arguments.index(name) + 1] if name in arguments else None
+
+
+def make_app(arguments: list[str]) -> FastAPI:
+    app, key = FastAPI(), os.environ["VLLM_API_KEY"]
+
+    @app.middleware("http")
+    async def authenticate(request: Request, proceed: Any) -> Any:
+        if request.url.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {key}":
+            return JSONResponse({"error": "Unauthorized"}, 401)
+        return await proceed(request)
+
+    def nothing() -> dict[str, Any]:
+        return {}
+
+    for path in ("/health", "/metrics", "/version", "/load", "/ping"):
+        app.get(path)(nothing)
+    for path in ("/invocations", "/tokenize", "/ping"):
+        app.post(path)(nothing)
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"data": [{"id": after(arguments, "--served-model-name")}]}
+
+    @app.post("/v1/completions")
+    def complete() -> dict[str, Any]:
+        return {"choices": [{"text": "blue"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+    for name in [value for word, value in itertools.pairwise(arguments) if word == "--middleware"]:
+        module, _dot, found = name.rpartition(".")
+        app.add_middleware(getattr(importlib.import_module(module), found))
+    return app
+
+
+def main(arguments: list[str]) -> None:
+    with open(os.environ["FAKE_VLLM_RECORD"], "w", encoding="utf-8") as record:
+        json.dump({"argv": arguments, "environment": dict(os.environ)}, record)
+    if os.environ.get("FAKE_VLLM_SERVES"):
+        uvicorn.run(
+            make_app(arguments),
+            host="127.0.0.1",
+            port=int(str(after(arguments, "--port"))),
+            ssl_keyfile=after(arguments, "--ssl-keyfile"),
+            ssl_certfile=after(arguments, "--ssl-certfile"),
+            log_level="warning",
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
