@@ -388,6 +388,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             self._construct(host, built.all_variables)
 
     def _construct(self, host: _inventory.HostEntry, all_variables: Mapping[str, Any]) -> None:
+        if not any(self.get_option(name) for name in ("compose", "groups", "keyed_groups")):
+            return  # a large fleet would wait for nothing
         strict = self.get_option("strict")
         variables = {**all_variables, **host.variables, "inventory_hostname": host.name}
         self._set_composite_vars(self.get_option("compose"), variables, host.name, strict=strict)

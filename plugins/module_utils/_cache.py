@@ -14,9 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _files
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import ProviderError, ProviderUnavailable
@@ -33,18 +32,17 @@ _GRACE_SECONDS = 2.0  # who waits for another one's answer should also hear that
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """How old data may be, in seconds, and how long a caller waits for newer data."""
 
     fresh_seconds: float  # used as it is
     stale_seconds: float  # used at once, and refreshed in the background; what is older is asked for
     on_error_seconds: float  # used when the provider can't be asked
     limit_seconds: float
+    must_have: bool = False  # who waited in vain for another one's answer asks himself
 
 
-@dataclass(frozen=True)
-class Content(Generic[T]):
+class Content(NamedTuple, Generic[T]):
     """What stands in a file. asked_at is before the question, fetched_at after the answer; seconds since the epoch."""
 
     data: T | None = None
@@ -54,8 +52,7 @@ class Content(Generic[T]):
     failed_at: float = 0.0
 
 
-@dataclass(frozen=True)
-class Reading(Generic[T]):
+class Reading(NamedTuple, Generic[T]):
     """What a caller gets: data and its age, an error, or old data together with the error that kept it from newer."""
 
     data: T | None
@@ -135,7 +132,7 @@ class CacheFile(Generic[T]):
                 if content.data is None:
                     return
                 if mine:
-                    self.write(replace(content, data=change(content.data)))
+                    self.write(content._replace(data=change(content.data)))
                     return
             if _clock.monotonic() >= deadline:
                 return
@@ -213,11 +210,11 @@ def _wait_or_fetch(file: CacheFile[T], policy: Policy, fetch: Callable[[], T], b
             if content.failed_at > began and content.error:
                 return _fall_back(file, policy, fresh, error_from(content.error))
             if mine:
-                try:
-                    return Reading(_fetch(file, fetch))
-                except ProviderError as error:
-                    return _fall_back(file, policy, fresh, error)
+                reading = ask(lambda: _fetch(file, fetch))
+                return _fall_back(file, policy, fresh, reading.error) if reading.error else reading
         if _clock.monotonic() >= deadline:
+            if policy.must_have:
+                return ask(fetch)
             late = ProviderUnavailable(
                 f"Another run asks {file.owner} for the same, and got no answer in {policy.limit_seconds:.0f} s.",
                 provider=file.owner,
@@ -227,6 +224,14 @@ def _wait_or_fetch(file: CacheFile[T], policy: Policy, fetch: Callable[[], T], b
         _clock.sleep(_LOOK_AGAIN_SECONDS)
 
 
+def ask(fetch: Callable[[], T]) -> Reading[T]:
+    """What fetch says, and nothing from a file."""
+    try:
+        return Reading(fetch())
+    except ProviderError as error:
+        return Reading(None, error=error)
+
+
 def _fetch(file: CacheFile[T], fetch: Callable[[], T]) -> T:
     """Ask, and write down what came of it. A failure is written beside the data that was there."""
     asked_at = _clock.now()
@@ -234,7 +239,7 @@ def _fetch(file: CacheFile[T], fetch: Callable[[], T]) -> T:
         data = fetch()
     except ProviderError as error:
         old = file.read()
-        file.write(replace(old, error=error.as_failure(), failed_at=_clock.now()))
+        file.write(old._replace(error=error.as_failure(), failed_at=_clock.now()))
         raise
     file.write(Content(data, asked_at, _clock.now()))
     _files.remove_old(folder(), file.path(), KEPT_SECONDS)

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _cache, _clock, _provider, _refresher
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _cache, _clock, _provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._cache import CacheFile, Policy, Reading
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Endpoint,
@@ -33,7 +33,7 @@ HOSTS = Policy(fresh_seconds=60, stale_seconds=600, on_error_seconds=3600, limit
 # For somebody who looks: a vanished offer costs him nothing.
 OFFERS = Policy(fresh_seconds=60, stale_seconds=300, on_error_seconds=900, limit_seconds=15)
 # For somebody who rents: prices are a promise, so only what many instances ask for at the same time is shared.
-RENTING = Policy(fresh_seconds=10, stale_seconds=10, on_error_seconds=10, limit_seconds=60)
+RENTING = Policy(fresh_seconds=10, stale_seconds=10, on_error_seconds=10, limit_seconds=60, must_have=True)
 # For those who wait until something runs.
 WAITING = Policy(fresh_seconds=2, stale_seconds=2, on_error_seconds=2, limit_seconds=60)
 
@@ -47,8 +47,7 @@ def hosts(
     """What lives at a provider, for the inventory. stale_seconds replaces the policy's."""
     policy = HOSTS
     if stale_seconds is not None:
-        policy = dataclasses.replace(
-            HOSTS,
+        policy = HOSTS._replace(
             fresh_seconds=min(HOSTS.fresh_seconds, stale_seconds),
             stale_seconds=stale_seconds,
             on_error_seconds=max(HOSTS.on_error_seconds, stale_seconds),
@@ -59,9 +58,9 @@ def hosts(
 
     account = _accounts.find(name, settings)
     if account is None or not account.key:
-        return _ask(fetch)
-    job = _Job(name, settings, "instances", None)
-    return _cache.get(_instances(account), policy, _limited(policy, fetch), job.start, fresh=fresh)
+        return _cache.ask(fetch)
+    refresh = _refresh_later(name, settings, "instances", None)
+    return _cache.get(_instances(account), policy, _limited(policy, fetch), refresh, fresh=fresh)
 
 
 def offers(provider: Provider, query: Mapping[str, Any], policy: Policy) -> Reading[list[Offer]]:
@@ -72,9 +71,12 @@ def offers(provider: Provider, query: Mapping[str, Any], policy: Policy) -> Read
 
     # A bid is made from what the same search said beside its offers, so it needs that search.
     if not isinstance(provider, WatchedProvider) or (policy is RENTING and query.get("interruptible")):
-        return _ask(fetch)
-    job = _Job(provider.name, provider.settings, "offers", query)
-    return _cache.get(_offers(provider.account, query), policy, _limited(policy, fetch), job.start)
+        return _cache.ask(fetch)
+    refresh = _refresh_later(provider.name, provider.settings, "offers", query)
+    # Who rents has all the patience of the transport; who looks can do without an answer.
+    return _cache.get(
+        _offers(provider.account, query), policy, fetch if policy.must_have else _limited(policy, fetch), refresh
+    )
 
 
 def look(provider: Provider, instance_id: str) -> Instance | None:
@@ -162,25 +164,19 @@ def refresh(job: Mapping[str, Any]) -> None:
         _cache.refresh_now(_offers(account, query), OFFERS, _limited(OFFERS, lambda: provider.offers(query)))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What a background refresh needs to know. The settings may hold a key: it goes through a pipe."""
+def _refresh_later(
+    provider: str, settings: Mapping[str, Any], kind: str, query: Mapping[str, Any] | None
+) -> Callable[[int], None]:
+    """What starts a background refresh, given the lock. The settings may hold a key: they go through a pipe."""
 
-    provider: str
-    settings: Mapping[str, Any] = dataclasses.field(repr=False)
-    kind: str
-    query: Mapping[str, Any] | None
+    def start(lock: int) -> None:
+        # Only now: most runs find what they need and start nothing.
+        from ansible_collections.gpuops.fleet.plugins.module_utils import _refresher
 
-    def start(self, lock: int) -> None:
-        limit = HOSTS.limit_seconds if self.kind == "instances" else OFFERS.limit_seconds
-        _refresher.start(vars(self), lock, limit)
+        job = {"provider": provider, "settings": settings, "kind": kind, "query": query}
+        _refresher.start(job, lock, (HOSTS if kind == "instances" else OFFERS).limit_seconds)
 
-
-def _ask(fetch: Callable[[], T]) -> Reading[T]:
-    try:
-        return Reading(fetch())
-    except _provider.ProviderError as error:
-        return Reading(None, error=error)
+    return start
 
 
 def _limited(policy: Policy, fetch: Callable[[], T]) -> Callable[[], T]:

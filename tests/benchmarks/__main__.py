@@ -12,10 +12,16 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import fleet, processor, readiness, renting, results
+from benchmarks import fleet, listing, processor, readiness, renting, results
 
 # A benchmark is a module with add_arguments(parser) and run(chosen) -> list of rows.
-BENCHMARKS = {"renting": renting, "readiness": readiness, "processor": processor, "fleet": fleet}
+BENCHMARKS = {
+    "listing": listing,
+    "renting": renting,
+    "readiness": readiness,
+    "processor": processor,
+    "fleet": fleet,
+}
 
 
 def main() -> int:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,7 +171,7 @@ def test_a_change_that_can_not_be_written_down_removes_what_it_makes_untrue(
     clock: FakeClock, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get(source)
-    monkeypatch.setattr(_files.tempfile, "mkstemp", _full)
+    monkeypatch.setattr(tempfile, "mkstemp", _full)
     file().invalidate()
     assert not path().exists()
 
@@ -237,6 +239,14 @@ def test_who_waits_in_vain_goes_on_without(clock: FakeClock, source: Source, kno
     assert sum(clock.slept) == pytest.approx(17, abs=1)
 
 
+def test_who_must_have_it_asks_himself_then(clock: FakeClock, source: Source) -> None:
+    lock = _files.lock(file().path("lock"))
+    reading = _cache.get(file(), POLICY._replace(must_have=True), source.fetch)
+    _files.unlock(lock)
+    assert reading == Reading([1])
+    assert sum(clock.slept) == pytest.approx(17, abs=1)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -295,10 +305,10 @@ def test_without_a_usable_home_everybody_asks(
     elif trouble == "read-only":
         monkeypatch.setattr(Path, "mkdir", _read_only)
     elif trouble == "full":
-        monkeypatch.setattr(_files.tempfile, "mkstemp", _full)
+        monkeypatch.setattr(tempfile, "mkstemp", _full)
     elif trouble == "no locks":
-        monkeypatch.setattr(_files.fcntl, "flock", _read_only)
-        monkeypatch.setattr(_files.tempfile, "mkstemp", _full)
+        monkeypatch.setattr(fcntl, "flock", _read_only)
+        monkeypatch.setattr(tempfile, "mkstemp", _full)
     elif trouble == "foreign folder":
         monkeypatch.setenv("GPUFLEET_HOME", str(tmp_path))
         (tmp_path / "elsewhere").mkdir()

@@ -54,7 +54,7 @@ from support.fake_provider import FakeCloud, FakeProvider
 
 ROOT = Path(__file__).parents[3]
 KEY = "planted-key-71d0"
-SECRET = "planted-secret-0c4f"
+PLANTED = "planted-secret-0c4f"
 A40 = {"gpu": "A40", "gpu_count": 1, "runtime": "container", "regions": [], "disk_gib": 20}
 
 
@@ -81,7 +81,7 @@ def world(stage: tuple[World, str], monkeypatch: pytest.MonkeyPatch) -> World:
 def rent(provider: Any, name: str = "vllm-1", offer: str = "NVIDIA A40|SECURE|") -> Instance:
     wanted = Offer("runpod", offer, gpu="A40", gpu_count=1, runtime=Runtime.CONTAINER)
     created: Instance = provider.create(
-        Request(Marker("acme-llm", name, "abc123"), wanted, image="x/y:1", env={"TOKEN": SECRET})
+        Request(Marker("acme-llm", name, "abc123"), wanted, image="x/y:1", env={"TOKEN": PLANTED})
     )
     return created
 
@@ -228,7 +228,7 @@ def test_a_hung_provider_can_not_hold_the_lock(world: World) -> None:
     world.faults = [Fault(method="GET", path="/pods$", latency_seconds=20.0)]
     lock = _files.lock(cache_file().with_suffix(".lock"))
     assert lock is not None
-    job = {"provider": "runpod", "settings": {}, "kind": "instances", "query": None}
+    job: dict[str, Any] = {"provider": "runpod", "settings": {}, "kind": "instances", "query": None}
     _refresher.start(job, lock, -4.0)  # with the grace, one second
     _files.unlock(lock)
     assert not unlocked(), "the child has it now"
@@ -285,7 +285,7 @@ def test_no_secret_is_kept(world: World) -> None:
     listed(fresh=True)
     texts = [path.read_text() + str(path) for path in Path(os.environ["GPUFLEET_HOME"]).rglob("*") if path.is_file()]
     assert any("vllm-1" in text for text in texts)
-    assert not [text for text in texts if KEY in text or SECRET in text]
+    assert not [text for text in texts if KEY in text or PLANTED in text]
 
 
 def test_accounts_do_not_mix(world: World) -> None:
@@ -439,9 +439,9 @@ def test_who_waits_and_gets_no_list_asks_for_his_own(clock: FakeClock) -> None:
 def test_a_provider_without_an_account_is_asked_each_time() -> None:
     provider = FakeProvider(FakeCloud(), name="local")
     for _time in range(2):
-        _cached.hosts("local", {}, lambda name, settings: provider)  # type: ignore[arg-type,return-value]
+        _cached.hosts("local", {}, lambda name, settings: provider)
     assert provider.cloud.calls == ["list", "list"]
-    assert _cached.watched(provider, {}) is provider  # type: ignore[arg-type]
+    assert _cached.watched(provider, {}) is provider
 
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
