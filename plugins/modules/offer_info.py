@@ -13,6 +13,8 @@ author: The gpuops.fleet contributors (@gpuops)
 description:
   - Asks several providers in parallel what they offer, filters the answers, and ranks them as
     M(gpuops.fleet.instance) would.
+  - Answers of the last 5 minutes may be used, and up to 15 minutes when a provider can't be asked, with a warning.
+    RV(answers) says how old each is. With E(GPUFLEET_CACHE=false) in the environment, every provider is asked.
 extends_documentation_fragment:
   - gpuops.fleet.attributes
   - gpuops.fleet.attributes.actiongroup_fleet
@@ -140,6 +142,27 @@ offers:
       type: float
       returned: always
       sample: 0.0
+answers:
+  description: How old the answer of each provider is. Answers of the last minutes are kept (see C(docs/cache.md)).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    provider:
+      description: Who was asked.
+      type: str
+      returned: always
+      sample: runpod
+    age_seconds:
+      description: Age of its answer in seconds; null if there is none.
+      type: float
+      returned: always
+      sample: 12.5
+    error:
+      description: Why there is no newer answer, in the form of RV(failure); null if nothing went wrong.
+      type: dict
+      returned: always
+      sample: {provider: runpod, code: unavailable, status: 503, request_id: null, message: It is down., fix: Wait.}
 refused_offers:
   description: Offers that the price limit left out, with the reason.
   returned: success
@@ -147,7 +170,7 @@ refused_offers:
   elements: dict
   sample: []
 errors:
-  description: Failures of providers that did not answer.
+  description: Failures of providers that did not answer, and of which no answer is kept.
   returned: success
   type: list
   elements: dict
