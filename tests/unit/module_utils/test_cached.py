@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _accounts,
+    _budgets,
     _cached,
     _clock,
     _engine,
@@ -421,7 +422,7 @@ def test_waiting_uses_it(world: World) -> None:
     provider = _engine.load_providers(["runpod"], {})["runpod"]
     made = rent(provider, "vllm-2")
     world.calls.clear()
-    found, report = _readiness.wait_until_ready(provider, made, "running", 60, None)
+    found, report = _readiness.wait_until_ready(provider, made, "running", _budgets.DEFAULT, None)
     assert report.ready
     assert found.status is Status.RUNNING
     assert {call["path"] for call in world.calls} == {"/v2/pods"}
