@@ -268,6 +268,20 @@ def test_what_we_change_is_never_missed(world: World) -> None:
     assert {one.marker.name for one in listed().instances} == {"vllm-1", "vllm-3"}, "nor what perhaps happened"
 
 
+def test_a_list_from_the_middle_of_a_change_is_not_used_after_it(world: World) -> None:
+    inner = FakeProvider(FakeCloud(), name="runpod")
+    provider = _cached.WatchedProvider(inner, _accounts.get("runpod", {}), {})
+
+    def names() -> list[str]:
+        return [one.marker.name for one in _cached.hosts("runpod", {}, lambda name, settings: inner).data or []]
+
+    seen = []
+    inner.at_boundary = lambda call, when: seen.append(names()) if (call, when) == ("create", "before") else None
+    rent(provider)
+    assert seen == [[]]
+    assert names() == ["vllm-1"]
+
+
 def test_what_a_module_decides_by_is_never_from_a_file(world: World) -> None:
     listed()
     provider = _engine.load_providers(["runpod"], {})["runpod"]
