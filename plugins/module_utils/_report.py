@@ -28,12 +28,13 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Prov
 
 
 def _providers(params: Mapping[str, Any]) -> dict[str, Provider]:
+    """Those to ask; nobody is, unless it is clear whose instances are asked for."""
+    _marker.check_deployment_id(params["deployment_id"])
     return _engine.load_providers(params["providers"], params.get("provider_settings"))
 
 
 def _look(params: Mapping[str, Any], providers: Mapping[str, Provider]) -> tuple[list[Instance], list[ProviderError]]:
     """The deployment's instances at all providers that answer, and the errors of the others."""
-    deployment_id = _marker.check_deployment_id(params["deployment_id"])
     instances: list[Instance] = []
     errors: list[ProviderError] = []
     with ThreadPoolExecutor(max_workers=max(1, len(providers))) as pool:
@@ -44,7 +45,7 @@ def _look(params: Mapping[str, Any], providers: Mapping[str, Provider]) -> tuple
                 errors.append(error)
     if errors and len(errors) == len(providers):
         raise errors[0]
-    ours = [one for one in instances if one.marker.deployment_id == deployment_id]
+    ours = [one for one in instances if one.marker.deployment_id == params["deployment_id"]]
     return sorted(ours, key=lambda one: (one.marker.name, one.created_at or 0.0, one.id)), errors
 
 
@@ -56,7 +57,7 @@ def list_instances(params: Mapping[str, Any]) -> dict[str, Any]:
     # A bill that can't be read makes a cost incomplete, but no list: the absence of an instance is still proven.
     costs, _unread = _costs.add_up(providers, asked)
     certificates: list[dict[str, Any]] = []
-    if params["certificates"]:
+    if params.get("certificates"):
         for one in asked:
             pin = _pins.find(providers[one.provider], one) if one.own_tls else None
             if pin:
