@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import os
-import runpy
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -51,9 +51,9 @@ def main(files: dict[str, str], command: list[str]) -> None:
     generator = os.environ.pop("GPUFLEET_MODEL_GENERATOR", "")
     if generator and not Path(command[2], "config.json").exists():
         script = directory / "generate_model.py"
+        Path(command[2]).mkdir(parents=True, exist_ok=True)  # on a host it is mounted
         script.write_bytes(zlib.decompress(base64.b64decode(generator)))
-        sys.argv = [str(script), command[2]]
-        runpy.run_path(str(script), run_name="__main__")
+        subprocess.run([sys.executable, str(script), command[2]], check=True)
     if "--ssl-certfile" in command:
         import hashlib
         import ssl

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_rental
 from ansible_collections.gpuops.fleet.plugins.module_utils import _endpoint, _readiness, _vllm
 from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint import check_endpoint, presented_fingerprint
+from ansible_collections.gpuops.fleet.plugins.module_utils._vllm_rental import pack
 from support.served_rental import Container
 
 ROOT = Path(__file__).parents[3]
@@ -73,6 +74,19 @@ def test_it_makes_one_certificate_and_says_which(tmp_path: Path) -> None:
     key = container.cache / "gpufleet" / "tls.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert seen(container)["argv"][-4:] == ["--ssl-keyfile", str(key), "--ssl-certfile", str(key.with_suffix(".crt"))]
+
+
+def test_a_trial_model_is_made_once_before_the_server_starts(tmp_path: Path) -> None:
+    settings = {"model": "gpuops/tiny", "model_source": "generated"}
+    request = vllm_rental(settings, "own:1.0", KEY)["request"]
+    # The real one needs torch, which only the image has; like the real one this ends with an exit.
+    program = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'config.json').touch(); sys.exit(0)"
+    environment = request["public_env"] | request["secret_env"] | {"GPUFLEET_MODEL_GENERATOR": pack(program)}
+    container = Container(tmp_path / "a", request["entrypoint"] + request["args"], environment, serves=False)
+    assert [run(container), run(container)] == [0, 0], container.log()
+    assert (container.cache / "model" / "config.json").exists()
+    assert seen(container)["argv"][:2] == ["serve", str(container.cache / "model")]
+    assert "GPUFLEET_MODEL_GENERATOR" not in seen(container)["environment"]
 
 
 @pytest.mark.parametrize("key", ["", "{{ RUNPOD_SECRET_gf--acme-llm--vllm-1--VLLM_API_KEY }}"])
