@@ -36,7 +36,9 @@ def make_certificate(key_file: Path, certificate_file: Path) -> None:
     private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     os.close(os.open(key_file, os.O_CREAT, 0o600))
     key_file.write_bytes(private)
-    certificate_file.write_bytes(certificate.public_bytes(encoding))
+    whole = certificate_file.with_suffix(".new")
+    whole.write_bytes(certificate.public_bytes(encoding))
+    whole.replace(certificate_file)  # it stands for both: who is killed before begins again
 
 
 def main(files: dict[str, str], command: list[str]) -> None:
