@@ -16,6 +16,8 @@ from typing import Any
 
 import docker
 import pytest
+from ansible_collections.gpuops.fleet.plugins.module_utils import _probe
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint
 from support import local_engine
 
 DOCKER = local_engine.engine()
@@ -155,6 +157,34 @@ def test_the_life_of_a_host(
     assert local_engine.left_behind(client, deployment) == []
     mine = {volume.name for volume in client.volumes.list()} - volumes
     assert not [name for name in mine if deployment in str(client.volumes.get(name).attrs)]
+
+
+def test_what_a_real_ssh_server_answers_has_its_class(
+    instance: Module, deployment: str, private_key: Path, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    """The words of ssh by which classes are told, from a real client and a real server."""
+    one = instance(wait="ssh", ssh_private_key_file=str(private_key))["instance"]
+    there = Endpoint(one["ssh_host"], one["ssh_port"])
+    stranger = tmp_path / "stranger"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)], check=True)
+    other_key = " ".join((tmp_path / "stranger.pub").read_text().split()[:2])
+    broken = tmp_path / "broken"
+    broken.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n-----END OPENSSH PRIVATE KEY-----\n")
+    broken.chmod(0o600)
+
+    def login(host_key: str | None = one["host_key"], command: str = "true", key: Path = private_key) -> _probe.Probe:
+        return _probe.probe_login(there, "root", host_key, command, str(key))
+
+    assert _probe.probe_socket(there).kind == "ok"
+    assert login().kind == "ok"
+    assert login(host_key=None).host_key == one["host_key"]  # learnt at the first login
+    assert login(key=stranger).kind == "auth"
+    assert login(key=broken).kind == "local_key"
+    assert login(host_key=other_key).kind == "host_key_changed"
+    assert login(host_key="ecdsa-sha2-nistp384 AAAAE2VjZHNh").kind == "host_key_unknown"
+    assert login(command="exit 7").kind == "command_failed"
+    assert inside(client, deployment, "a-1", "systemctl stop ssh.socket ssh.service") == ""
+    assert _probe.probe_socket(there).kind == "refused"
 
 
 def test_check_mode_and_drift(instance: Module, arguments: dict[str, Any], deployment: str, tmp_path: Path) -> None:

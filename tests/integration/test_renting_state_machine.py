@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,7 +103,7 @@ def _emulators() -> Iterator[None]:
         patch.setattr(_clock, "monotonic", lambda: time.monotonic() * FASTER)
         patch.setattr(_clock, "now", lambda: CRASH.cloud.world.now())
         # Answers take real time, so what is allowed for them is not sped up.
-        patient = replace(_cached.RENTING, limit_seconds=_cached.RENTING.limit_seconds * FASTER)
+        patient = _cached.RENTING._replace(limit_seconds=_cached.RENTING.limit_seconds * FASTER)
         patch.setattr(_cached, "RENTING", patient)
         for cloud in CLOUDS.values():
             cloud.start(FASTER)
