@@ -70,7 +70,7 @@ def offers(provider: Provider, query: Mapping[str, Any], policy: Policy) -> Read
         return provider.offers(query)
 
     # A bid is made from what the same search said beside its offers, so it needs that search.
-    if not isinstance(provider, WatchedProvider) or (policy is RENTING and query.get("interruptible")):
+    if not isinstance(provider, WatchedProvider) or (policy.must_have and query.get("interruptible")):
         return _cache.ask(fetch)
     refresh = _refresh_later(provider.name, provider.settings, "offers", query)
     # Who rents has all the patience of the transport; who looks can do without an answer.

@@ -208,7 +208,14 @@ def test_offers_are_refreshed_by_a_process_that_outlives_the_module(setting: Set
 
 def test_what_was_ended_is_gone_at_once(setting: Setting) -> None:
     setting.list()
-    done = setting.run("ansible-playbook", "-i", str(setting.work / "fleet.yml"), "playbooks/destroy.yml")
+    done = setting.run(
+        "ansible-playbook",
+        "-i",
+        str(setting.work / "fleet.yml"),
+        "playbooks/destroy.yml",
+        "-e",
+        "fleet_confirm=it-cached-llm",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert setting.list()[0]["fleet_status"] == "absent"
     assert setting.world.alive() == []

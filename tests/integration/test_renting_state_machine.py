@@ -29,7 +29,6 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
-    _cached,
     _clock,
     _engine,
     _host_keys,
@@ -102,9 +101,6 @@ def _emulators() -> Iterator[None]:
         patch.setattr(_clock, "sleep", lambda seconds: time.sleep(max(0.0, seconds) / FASTER))
         patch.setattr(_clock, "monotonic", lambda: time.monotonic() * FASTER)
         patch.setattr(_clock, "now", lambda: CRASH.cloud.world.now())
-        # Answers take real time, so what is allowed for them is not sped up.
-        patient = _cached.RENTING._replace(limit_seconds=_cached.RENTING.limit_seconds * FASTER)
-        patch.setattr(_cached, "RENTING", patient)
         for cloud in CLOUDS.values():
             cloud.start(FASTER)
             for name, value in cloud.variables.items():
