@@ -109,6 +109,15 @@ class DockerMachines(NoMachines):
         gate = machine.gates.get(port) if machine else None
         return WayIn("127.0.0.1", gate.port) if gate else None
 
+    def log(self, rental_id: str) -> str:
+        machine = self._machines.get(rental_id)
+        if machine is None or machine.container is None:
+            return ""
+        try:
+            return bytes(self._client.api.logs(machine.container, tail=500)).decode(errors="replace")
+        except docker.errors.NotFound:
+            return ""
+
     def problem(self, rental_id: str) -> str | None:
         machine = self._machines.get(rental_id)
         return machine.problem if machine else None

@@ -136,6 +136,7 @@ def test_a_container_runs_exactly_what_was_ordered_and_again_after_its_end(machi
 
         assert requests.get(f"{url}/health", timeout=10).status_code == 502
         assert wait_for(asked, "the endpoint").text == "hello\n"
+        assert "GET /health" in machines.log(made.id)
         (container,) = CLIENT.containers.list(filters={"name": f"{machines.deployment_id}--m{made.id}"})
         config = container.attrs["Config"]
         assert (config["Entrypoint"], config["Cmd"]) == (["/bin/sh", "-c"], [SERVE])

@@ -229,6 +229,7 @@ class Renting(RuleBasedStateMachine):
             assert result is not None
             assert not result.get("failed"), result
             assert self.alive(name) == []
+        assert self.cloud.world.secrets == {}, "a key of a model server is left in the account"
         self.what_is_not_ours_lives()
         self._journal_is_true()
         for home in self.homes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod, vastai
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod, runpod_secrets, vastai
 from emulators import runpod as runpod_emulator
 from emulators import vastai as vastai_emulator
 from emulators.server import Server
@@ -31,7 +31,7 @@ class Cloud:
     """One emulated provider, on a port of its own while it is started."""
 
     name: str
-    code: ModuleType  # what of ours talks to it
+    code: tuple[ModuleType, ...]  # what of ours talks to it when it rents and ends
     calling: str  # a regular expression for a call in that code
     calls: tuple[str, ...]  # what it calls, with {id} for ids
     environment: dict[str, str]
@@ -54,11 +54,11 @@ class Cloud:
         return {name: value.format(url=self.server.url) for name, value in self.environment.items()}
 
     def reset(self) -> None:
-        for all_of_them in (self.world.rentals, self.world.calls, self.world.faults):
+        for all_of_them in (self.world.rentals, self.world.calls, self.world.faults, self.world.secrets):
             all_of_them.clear()
 
     def forget_ids(self, path: str) -> str:
-        return re.sub(r"/(pod[0-9a-f]{11}|[0-9]+)(?=/|$)", "/{id}", path)
+        return re.sub(r"/(pod[0-9a-f]{11}|secret[0-9a-f]{6}|[0-9]+)(?=/|$)", "/{id}", path)
 
     def alive(self, deployment_id: str, name: str) -> list[Rental]:
         """What the provider's books say lives of that instance."""
@@ -85,7 +85,7 @@ class Cloud:
             self.world.faults = faults
 
     def calls_in_code(self) -> int:
-        return len(re.findall(self.calling, Path(str(self.code.__file__)).read_text()))
+        return sum(len(re.findall(self.calling, Path(str(one.__file__)).read_text())) for one in self.code)
 
 
 class Runpod(Cloud):
@@ -147,8 +147,8 @@ def make_clouds() -> dict[str, Cloud]:
     clouds = [
         Runpod(
             "runpod",
-            runpod,
-            r"_api\.call\(",
+            (runpod, runpod_secrets),
+            r"api\.call\(",
             (
                 "GET /catalog/gpus",
                 "POST /pods",
@@ -156,9 +156,18 @@ def make_clouds() -> dict[str, Cloud]:
                 "GET /pods",
                 "POST /pods/{id}/action",
                 "DELETE /pods/{id}",
+                "GET /account/secrets",
+                "POST /account/secrets",
+                "PATCH /account/secrets/{id}",
+                "DELETE /account/secrets/{id}",
             ),
             {"RUNPOD_API_KEY": "any", "RUNPOD_REST_V2_URL": "{url}" + runpod_emulator.URL_PATH},
-            {"runtime": "container", "gpu": "A40", "image": "vllm/vllm-openai:v0.32.0"},
+            {
+                "runtime": "container",
+                "gpu": "A40",
+                "image": "vllm/vllm-openai:v0.32.0",
+                "secret_env": {"VLLM_API_KEY": "planted-key-3b7e"},
+            },
             {
                 **ANYWHERE,
                 "create answer lost": _pods("POST", drop="after"),
@@ -173,7 +182,7 @@ def make_clouds() -> dict[str, Cloud]:
         ),
         Vastai(
             "vastai",
-            vastai,
+            (vastai,),
             r"self\._call\(",
             (
                 "POST /api/v0/bundles/",
