@@ -53,7 +53,7 @@ sanity:
 	scripts/sanity
 
 unit:
-	pytest -q tests/unit
+	pytest -q --numprocesses 2 tests/unit
 
 test: ## every test
 	@scripts/test

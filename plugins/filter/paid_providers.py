@@ -29,7 +29,7 @@ EXAMPLES = r"""
 - name: Ask before anything is ended that somebody pays for
   ansible.builtin.assert:
     that: fleet_confirm == fleet_deployment_id
-  when: ['local', 'runpod'] | gpuops.fleet.paid_providers | length > 0
+  when: (['local', 'runpod'] | gpuops.fleet.paid_providers) is truthy
 """
 
 RETURN = r"""

@@ -58,8 +58,10 @@ def start(job: Mapping[str, Any], lock: int, limit_seconds: float) -> None:
         pass_fds=(lock,),
         start_new_session=True,
     )
-    assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
+    pipe = child.stdin
+    if pipe is None:
+        raise OSError("the pipe that was asked for is not there")
+    with contextlib.suppress(BrokenPipeError), pipe:
         pipe.write(json.dumps(told, default=str).encode())  # values from a vault are text in disguise
     child.returncode = 0  # nobody waits for it, and nobody is to be warned about that
 

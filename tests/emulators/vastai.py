@@ -20,8 +20,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from .limits import Intervals
 from .machines import Order, WayIn
 from .server import make_app
-from .vastai_market import FIRST_OFFER as FIRST_OFFER
-from .vastai_market import HOSTS, Host, Refused, fits, offer_row
+from .vastai_market import FIRST_OFFER, HOSTS, Host, Refused, fits, offer_row
 from .world import Rental, World
 
 URL_PATH = ""

@@ -155,7 +155,7 @@ def test_a_container_runs_exactly_what_was_ordered_and_again_after_its_end(machi
         assert requests.get(f"{url}/health", timeout=10).status_code == 502
         assert provider.delete(made.id)
         with pytest.raises(docker.errors.NotFound):
-            wait_for(lambda: container.reload(), "the end of the container", 20)
+            wait_for(container.reload, "the end of the container", 20)
 
 
 def test_an_image_that_is_not_there_is_told_as_the_provider_tells_it(machines: DockerMachines) -> None:

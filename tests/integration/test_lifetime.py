@@ -323,7 +323,7 @@ def at_a_terminal(setting: Setting, answer: str, *arguments: str) -> tuple[int, 
     os.close(theirs)
     shown = ""
     while True:
-        ready, _, _ = select.select([ours], [], [], 1.0)
+        ready = select.select([ours], [], [], 1.0)[0]
         try:
             shown += os.read(ours, 65536).decode(errors="replace") if ready else ""
         except OSError:  # the other end is closed

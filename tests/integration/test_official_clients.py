@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from emulators import runpod, vastai
 from emulators.server import serving
+from emulators.vastai_market import FIRST_OFFER
 from emulators.world import Fault, World
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / "build" / "clients"
 SCALE = 60.0
-OFFER = vastai.FIRST_OFFER + 105  # one RTX 4090
+OFFER = FIRST_OFFER + 105  # one RTX 4090
 
 
 @pytest.fixture(scope="module", autouse=True)

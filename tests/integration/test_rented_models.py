@@ -66,6 +66,9 @@ class Setting:
             timeout=300,
         )
 
+    def destroy(self, file: pathlib.Path) -> None:
+        self.play(file, "destroy", "-e", f"fleet_confirm={yaml.safe_load(file.read_text())['deployment_id']}")
+
     def play(self, file: pathlib.Path, name: str, *arguments: str) -> str:
         done = self.run(file, name, *arguments)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -150,7 +153,20 @@ def verified(setting: Setting) -> dict[str, Any]:
 def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:
     file, request = setting.copy("runpod"), wanted("runpod")
     plan = next(line.split() for line in setting.play(file, "plan").splitlines() if " create " in line)
-    assert plan == ["vllm-1", "create", "runpod", "A100_80GB", "1", "container", "-", "-", "1.19", "8h", "9.52"]
+    assert plan == [
+        "vllm-1",
+        "create",
+        "runpod",
+        "A100_80GB",
+        "1",
+        "container",
+        "-",
+        "-",
+        "1.19",
+        "8h",
+        "9.52",
+        "sweep",
+    ]
     assert not setting.worlds["runpod"].secrets, "the plan changes nothing"
     setting.play(file, "site")
     (rental,) = setting.alive("runpod")
@@ -171,7 +187,7 @@ def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:
     home = "".join(path.read_text() for path in (setting.work / "home").rglob("*") if path.is_file())
     assert KEY not in home, "neither the journal nor a cache holds it"
     assert "changed=0" in setting.play(file, "provision")
-    setting.play(file, "destroy")
+    setting.destroy(file)
     assert setting.alive("runpod") == []
     assert setting.worlds["runpod"].secrets == {}, "they end with what needed them"
 
@@ -215,7 +231,7 @@ def test_somebody_else_with_another_certificate_is_a_red_verdict_and_gets_no_key
     verdict = json.loads((setting.work / "report" / "verify.json").read_text())
     failed = {check["name"]: check["detail"] for check in verdict["checks"] if not check["ok"]}
     assert "is pinned" in failed["vllm-1: vllm: health"]
-    setting.play(file, "destroy")
+    setting.destroy(file)
     assert setting.alive("vastai") == []
 
 

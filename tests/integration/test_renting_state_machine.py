@@ -66,6 +66,9 @@ class Crash:
     left: int | None = None
     cloud: Cloud = CLOUDS["runpod"]  # where this life is lived
 
+    def now(self) -> float:
+        return self.cloud.world.now()
+
     def at(self, boundary: str) -> None:
         CROSSED[self.cloud.name][boundary] += 1
         if self.left is not None:
@@ -100,7 +103,7 @@ def _emulators() -> Iterator[None]:
         patch.setattr(_journal, "record", records)
         patch.setattr(_clock, "sleep", lambda seconds: time.sleep(max(0.0, seconds) / FASTER))
         patch.setattr(_clock, "monotonic", lambda: time.monotonic() * FASTER)
-        patch.setattr(_clock, "now", lambda: CRASH.cloud.world.now())
+        patch.setattr(_clock, "now", CRASH.now)
         for cloud in CLOUDS.values():
             cloud.start(FASTER)
             for name, value in cloud.variables.items():
@@ -272,7 +275,7 @@ def test_nearly_every_boundary_was_crossed(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(CLOUDS))
 def test_the_machine_knows_every_call_of_the_code(name: str) -> None:
-    assert CLOUDS[name].calls_in_code() == len(CLOUDS[name].calls)
+    assert CLOUDS[name].calls_in_code() == len(CLOUDS[name].calls) + len(CLOUDS[name].beside)
 
 
 def test_the_machine_knows_every_event_of_the_code() -> None:

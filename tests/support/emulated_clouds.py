@@ -37,6 +37,7 @@ class Cloud:
     environment: dict[str, str]
     wish: dict[str, Any]
     faults: dict[str, dict[str, Any]]
+    beside: tuple[str, ...] = ()  # what that code calls for something else than renting and ending
     world: World = field(init=False)
     server: Server = field(init=False)
 
@@ -208,6 +209,7 @@ def make_clouds() -> dict[str, Cloud]:
                 "too many requests": {"status": 429, "body": TOO_OFTEN, "times": 2},
                 "delete does nothing": {"method": "DELETE", "status": 200, "body": {"success": True}},
             },
+            ("the label, for another expiry", "the log, for the fingerprint of a certificate"),
         ),
     ]
     return {cloud.name: cloud for cloud in clouds}

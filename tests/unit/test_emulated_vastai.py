@@ -13,10 +13,11 @@ import pytest
 import requests
 from emulators import vastai
 from emulators.server import serving
+from emulators.vastai_market import FIRST_OFFER
 from emulators.world import Fault, World
 
 KEY = {"Authorization": "Bearer any"}
-A40 = vastai.FIRST_OFFER + 112
+A40 = FIRST_OFFER + 112
 WISH = {"image": "b", "disk": 20, "runtype": "ssh_direct", "label": "a", "env": {"-p 8000:8000": "1"}}
 
 
@@ -155,7 +156,7 @@ def test_storage_costs_from_create_to_destroy(base: str, world: World) -> None:
 
 
 def test_a_page_has_at_most_25_instances(base: str) -> None:
-    machines = [vastai.FIRST_OFFER + number for number in (101, 102, 103, 105, 106, 107, 108, 109, 110)]
+    machines = [FIRST_OFFER + number for number in (101, 102, 103, 105, 106, 107, 108, 109, 110)]
     rented = [rent(base, offer + copy * vastai.MACHINES_APART) for offer in machines for copy in range(3)]
     assert len(rented) == 27
     first = call(base, "GET", "/v1/instances/").json()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import socket
@@ -33,7 +34,7 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[Endpoint]:
                 connection, _peer = listening.accept()
             except OSError:
                 return
-            with connection:
+            with connection, contextlib.suppress(OSError):  # whoever has heard enough hangs up
                 answer(connection)
 
         thread = threading.Thread(target=serve, daemon=True)

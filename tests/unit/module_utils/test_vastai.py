@@ -37,6 +37,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vas
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer
 from emulators import vastai as emulator
 from emulators.server import serving
+from emulators.vastai_market import FIRST_OFFER
 from emulators.world import Fault, Rental, World
 from support.fake_clock import FakeClock
 
@@ -135,7 +136,7 @@ def env_of(world: World, instance_id: str) -> dict[str, str]:
 )
 def test_offers_fit_the_query(provider: vastai.VastaiProvider, gpu: str | None, count: int, machines: set[int]) -> None:
     found = provider.offers(query(gpu=gpu, gpu_count=count))
-    assert {offer.id for offer in found} == {str(emulator.FIRST_OFFER + machine) for machine in machines}
+    assert {offer.id for offer in found} == {str(FIRST_OFFER + machine) for machine in machines}
     assert all((offer.gpu_count, offer.provider) == (count, "vastai") for offer in found)
     assert gpu is None or {offer.gpu for offer in found} <= {gpu}
 

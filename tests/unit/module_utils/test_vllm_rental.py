@@ -38,8 +38,8 @@ IMAGE = "vllm/vllm-openai:v0.32.0"
 ENVIRONMENT = {"PYTHONPATH": "/cache/gpufleet", "HOME": "/cache", "VLLM_NO_USAGE_STATS": "1"}
 
 
-def computed(settings: dict[str, Any] = SETTINGS, **more: Any) -> dict[str, Any]:
-    result = vllm_rental(settings, **{"image": IMAGE, "api_key": KEY, **more})
+def computed(settings: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    result = vllm_rental(settings or SETTINGS, **{"image": IMAGE, "api_key": KEY, **more})
     assert result["problem"] == ""
     return dict(result["request"])
 
@@ -158,7 +158,7 @@ def test_vastai_gets_exactly_this_and_ends_tls_itself(worlds: dict[str, tuple[Wo
 
 def test_what_others_still_need_is_not_removed(worlds: dict[str, tuple[World, Provider]]) -> None:
     world, provider, first = rent(worlds, "runpod")
-    _, _, second = rent(worlds, "runpod")
+    second = rent(worlds, "runpod")[2]
     assert len(world.secrets) == 1, "renewed, not doubled"
     assert provider.delete(second.id)
     assert len(world.secrets) == 1
