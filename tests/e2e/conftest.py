@@ -15,6 +15,7 @@ ORDER = [
     "test_pipeline",
     "test_idempotence",
     "test_secrets",
+    "test_rented_vllm",
     "test_bad_input",
     "test_survival",
 ]
