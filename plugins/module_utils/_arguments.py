@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -116,6 +115,8 @@ def complete_instance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list
             if value is not None:  # null means the same as not written
                 known[key] = value
         else:
+            import difflib  # only when something is wrong
+
             near = difflib.get_close_matches(str(key), list(INSTANCE_SPEC), n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(sorted(INSTANCE_SPEC))}."
             errors.append((str(key), f"{key}: there is no such option of an instance; {hint}"))

@@ -11,7 +11,6 @@ tells which one is meant. Form factors (PCIe, SXM, NVL) of one size are one entr
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
@@ -194,6 +193,8 @@ def _near(wanted: str) -> list[str]:
     """What a mistyped name may have meant: first what it begins, then what is spelled alike."""
     near = [gpu.name for gpu in _TABLE if _normal(gpu.name).startswith(wanted + " ")]
     if not near:
+        import difflib  # only when something is wrong
+
         matches = difflib.get_close_matches(wanted, list(_BY_NAME), n=6, cutoff=0.5)
         near = list(dict.fromkeys(gpu.name for match in matches for gpu in _BY_NAME[match]))
     return near[:4]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _marker, _vllm_rental
+from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, PROVIDER_NAMES, Capability
 
 
@@ -155,11 +155,17 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
+def _is_computed(settings: Mapping[str, Any]) -> bool:
+    """Whether it is a container rental that _vllm_rental.py computes: its user named no image or start."""
+    own = any(settings.get(name) is not None for name in ("image", "entrypoint", "args"))
+    return settings["runtime"] == "container" and "vllm" in (settings.get("roles") or ()) and not own
+
+
 def _endpoint(settings: Mapping[str, Any]) -> Iterator[Problem]:
     """An endpoint to wait for needs an address and TLS; what we compute ourselves brings both."""
     for name in _without(settings, Capability.ENDPOINT):
         yield Problem("wait", f"wait 'endpoint': provider '{name}' opens no address for one; use wait 'running'.")
-    if _vllm_rental.is_computed(settings, settings["runtime"]):
+    if _is_computed(settings):
         return
     for name in _without(settings, Capability.TLS) if not settings["tls_args"] else []:
         yield Problem(

@@ -39,12 +39,6 @@ _NEEDS_GPU = re.compile(r"(^|/)vllm-openai[:@]", re.ASCII)
 _VERSIONED = re.compile(r"@sha256:|:[^/]*[0-9]+[.][0-9]+", re.ASCII)
 
 
-def is_computed(settings: Mapping[str, Any], runtime: str) -> bool:
-    """Whether an instance of the fleet file is a container rental that we compute: its user named no image or start."""
-    own = any(settings.get(name) is not None for name in ("image", "entrypoint", "args"))
-    return runtime == "container" and "vllm" in (settings.get("roles") or ()) and not own
-
-
 def compute(
     values: Mapping[str, Any],
     files: Mapping[str, str],
