@@ -81,10 +81,9 @@ class FakeConsumer:
         self.reassign(range(len(self.world.partitions)))
 
     def reassign(self, partitions: Any) -> None:
-        """A rebalance: reading begins again where the broker says, and nothing is paused any more."""
+        """A rebalance: reading begins again where the broker says; what was paused stays so (measured)."""
         for partition in partitions:
             self.positions[partition] = self.world.committed.get((TOKEN_USAGE_TOPIC, partition), 0)
-        self.paused = False
         self.on_change(self, [TopicPartition(TOKEN_USAGE_TOPIC, partition) for partition in partitions])
 
     def consume(self, num_messages: int, timeout: float) -> list[Any]:
@@ -108,10 +107,10 @@ class FakeConsumer:
         return [TopicPartition(TOKEN_USAGE_TOPIC, partition) for partition in self.positions]
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        self.paused = True
+        self.paused |= bool(partitions)
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        self.paused = False
+        self.paused &= not partitions
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         return [
@@ -311,6 +310,33 @@ def test_while_the_database_is_away_nothing_more_is_read_and_nothing_is_dead_let
     assert world.committed == {(TOKEN_USAGE_TOPIC, 0): 4}
     assert not world.letters
     assert state.problems() == []
+
+
+def test_what_was_paused_when_it_was_lost_is_read_again() -> None:
+    """Lost while we wait for the broker, and given back, still paused, when nobody waits any more."""
+    world = World([[event(f"e{number}") for number in range(20)]], [])
+    pump, consumer, _state = start(world)
+    consumer.subscribe([TOKEN_USAGE_TOPIC], on_assign=pump._on_change, on_revoke=None, on_lost=None)
+    world.fate = ["well", "well", "well", "fails"]  # the commit
+    original, here = consumer.consume, [TopicPartition(TOKEN_USAGE_TOPIC, 0)]
+
+    def consume(num_messages: int, timeout: float) -> list[Any]:
+        if consumer.paused and consumer.positions:
+            consumer.positions = {}
+            pump._on_change(consumer, here)  # lost
+            return []
+        if not consumer.positions:
+            if pump._wait_seconds == 0.0:  # nobody waits
+                consumer.positions = {0: 0}
+                pump._on_change(consumer, here)  # given back, still paused
+            return []
+        return original(num_messages, timeout)
+
+    consumer.consume = consume  # type: ignore[method-assign]
+    for _step in range(20):
+        pump.step()
+    assert len(world.documents) == 20
+    assert world.committed == {(TOKEN_USAGE_TOPIC, 0): 20}
 
 
 def test_a_duplicate_with_another_payload_is_counted_and_changes_nothing() -> None:

@@ -200,6 +200,9 @@ class Pump:
         messages, self._early = self._early, []
         if not messages:
             messages = self._read(self._batch_size, seconds)
+            if self._moved:
+                # What was paused when it was lost comes back paused, perhaps when nothing waits any more.
+                self._consumer.resume(self._consumer.assignment())
         return sort_messages(messages) if messages else None
 
     def _read(self, count: int, seconds: float) -> list[Message]:
@@ -315,7 +318,7 @@ class Pump:
         seconds = self._next_wait()
         until = self._monotonic() + seconds
         while not self._stop.is_set():
-            # Also what was assigned a moment ago: a rebalance forgets that we had paused.
+            # Also what was assigned a moment ago.
             self._consumer.pause(self._consumer.assignment())
             early = self._read(self._batch_size, min(0.5, seconds))
             if self._moved:
