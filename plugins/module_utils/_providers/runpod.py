@@ -127,7 +127,14 @@ class RunpodProvider:
             )
         references = runpod_secrets.put(self._api, request.marker, request.secret_env)
         answer = self._api.call("POST", "/pods", body=_wish(request, references))
-        return self._must_be_ours(answer.body)
+        created = self._as_instance(answer.body)
+        if created is None:  # no look could find it again, so asking once more would only rent another
+            raise InvalidRequest(
+                f"RunPod rented pod {answer.body.get('id')}, but shows it without our marker.",
+                provider=NAME,
+                fix=f"It costs money: end it yourself at {CONSOLE}.",
+            )
+        return created
 
     def get(self, instance_id: str) -> Instance | None:
         answer = self._api.call("GET", _path(instance_id), accept=(404,))

@@ -40,8 +40,8 @@ def put(api: Transport, marker: Marker, values: Mapping[str, str]) -> dict[str, 
             taken = api.call("POST", _PATH, body=body, accept=(409,)).status == 409
         except (AuthError, InvalidRequest) as error:
             error.fix = (
-                "The key of the model server is kept as a secret of the account: give RUNPOD_API_KEY the right to "
-                "write secrets, and let api_url be an API that has /v2/account/secrets."
+                "The values of secret_env are kept as secrets of the account: give RUNPOD_API_KEY the right to write "
+                "secrets, and let api_url be an API that has /v2/account/secrets."
             )
             raise
         if taken:

@@ -213,6 +213,18 @@ def test_a_create_whose_answer_is_lost_can_be_found(provider: runpod.RunpodProvi
     assert [one.marker for one in provider.list()] == [MARKER]
 
 
+def test_a_pod_that_comes_without_our_marker_is_told_with_its_id_and_not_asked_for_again(
+    provider: runpod.RunpodProvider, world: World
+) -> None:
+    body = {"id": "pod00000000abc", "name": "renamed", "status": "PROVISIONING", "env": {}}
+    world.faults = [Fault(method="POST", path="/pods$", status=201, body=body)]
+    with pytest.raises(
+        InvalidRequest, match="RunPod rented pod pod00000000abc, but shows it without our marker"
+    ) as said:
+        rent(provider)
+    assert "end it yourself at https://console.runpod.io/pods" in said.value.fix
+
+
 def test_a_create_that_never_arrived_leaves_nothing(provider: runpod.RunpodProvider, world: World) -> None:
     offer = provider.offers(QUERY)[0]
     world.faults = [Fault(method="POST", drop="before")]
