@@ -363,3 +363,17 @@ def test_with_the_variable_nobody_is_asked(setting: Setting, accident: dict[str,
     assert f"nothing that was to be destroyed of deployment {DEPLOYMENT} is left" in shown
     kept = {"another deployment's", "nobody's", "almost ours"}
     assert {identity for identity, _owner in setting.state()} == {accident[why] for why in kept}
+
+
+def test_where_nothing_is_wanted_any_more_is_looked_as_well(setting: Setting) -> None:
+    """What a job rented there stays, as destroy leaves it to its job; but nobody may be told that nothing is left."""
+    setting.play("provision")
+    job = Marker(DEPLOYMENT, "train-1", "job001", 0, "job:42")
+    plant(setting.boxes, "box-1", job, hours=1)
+    setting.file.write_text(
+        FLEET.replace("  - {name: box-1, providers: [vastai], gpu: A40}\n", "provider_settings: {vastai: {}}\n")
+    )
+    assert re.search(r"train-1 vastai running", setting.play("status"))
+    status, shown = setting.run("destroy", "-e", f"fleet_confirm={DEPLOYMENT}")
+    assert (status != 0, "perhaps still paid for: train-1." in shown) == (True, True), shown[-2000:]
+    assert [owner for _identity, owner in setting.state() if DEPLOYMENT in owner] == [_marker.encode(job)]
