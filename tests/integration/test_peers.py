@@ -63,6 +63,7 @@ def found(tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]]) -> dict[str, 
             }
         ],
     }
+    (tmp_path / "key").write_text("the-key-in-a-file\n")
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     done = subprocess.run(
@@ -88,6 +89,10 @@ def found(tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]]) -> dict[str, 
         (
             {"vllm-1": PODS},
             ("https://pod1-8000.proxy.runpod.net", "vllm-1", "", "Qwen/Qwen3-8B", "the-given-key-of-rentals"),
+        ),
+        (
+            {"vllm-1": {**PODS, "vllm_api_key": "", "vllm_api_key_file": "key"}},
+            ("https://pod1-8000.proxy.runpod.net", "vllm-1", "", "Qwen/Qwen3-8B", "the-key-in-a-file"),
         ),
         # A host of one's own comes first, and keeps its key itself.
         (
