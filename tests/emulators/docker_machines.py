@@ -170,6 +170,7 @@ class DockerMachines(NoMachines):
             gate.open(functools.partial(self._address, machine.container), port)
         if machine.order.machine:
             if machine.key_after_seconds and machine.keys_wait is None:
+                self._execute(machine, _BOOTED)  # late is what comes after the server, however long that takes to boot
                 machine.keys_wait = threading.Timer(machine.key_after_seconds, self._late_keys, (machine,))
                 machine.keys_wait.daemon = True
                 machine.keys_wait.start()

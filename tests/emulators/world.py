@@ -19,7 +19,7 @@ Trouble = Literal[
     "boot_stuck",  # it never gets past its boot
     "port_refused",  # nobody listens at its SSH port
     "silent_server",  # somebody does, and says nothing
-    "key_late",  # the SSH key arrives only after `seconds`
+    "key_late",  # the SSH key arrives only `seconds` after the SSH server
     "host_key_changed",  # at its next start it has another host key
     "exits",  # its program ends `seconds` after each start, and the container is started again
     "list_late",  # a new rental is missing from lists for `seconds`

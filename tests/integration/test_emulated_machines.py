@@ -56,7 +56,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def wait_for(question: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def wait_for(question: Callable[[], Any], what: str, seconds: float = 180) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := question():

@@ -209,9 +209,9 @@ def accident(setting: Setting) -> dict[str, str]:
     return {
         "orphan": planted(setting.pods, ours("old-1", "aaaaaa"), 3),
         "orphan at the other provider": planted(setting.boxes, ours("old-2", "aaaaaa"), 3),
-        "young orphan": planted(setting.pods, ours("new-1", "aaaaaa"), 0.1),
+        "young orphan": planted(setting.pods, ours("new-1", "aaaaaa"), 0),
         "surplus": planted(setting.pods, ours("pod-1", "zzzzzz"), 3),
-        "young surplus": planted(setting.pods, ours("pod-1", "yyyyyy"), 0.1),
+        "young surplus": planted(setting.pods, ours("pod-1", "yyyyyy"), 0),
         "expired": planted(setting.boxes, ours("gone-1", "aaaaaa", HOUR - 1), 0.1),
         "job": planted(setting.pods, ours("job-1", "aaaaaa", HOUR + 5, "job:17"), 9),
         "expired job": planted(setting.boxes, ours("job-2", "aaaaaa", HOUR - 1, "job:18"), 9),

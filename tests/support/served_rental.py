@@ -8,7 +8,9 @@ The container's /cache is a directory of the test, the server's port is a free o
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -112,5 +114,8 @@ class ProcessMachines(NoMachines):
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """One that no connection takes meanwhile: the system gives those higher ones (ip_local_port_range)."""
+    while True:
+        port = random.randrange(20000, 32000)  # noqa: S311 (no secret)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
