@@ -26,8 +26,8 @@ description:
     failed, V(pending), V(running), V(stopped) or V(failed)) and, of a wanted one, C(fleet_wanted_instance), which is
     what the file says about it. What lives also has C(fleet_provider), C(fleet_gpu), C(fleet_gpu_count),
     C(fleet_runtime), C(fleet_price_per_hour_usd) (null when unknown), C(fleet_expires_at) (null for unlimited),
-    C(fleet_lifetime_enforcer) (who ends it then, V(provider), V(sweep) or V(nobody)), C(fleet_instance_id),
-    C(fleet_host_key), C(fleet_address) and C(fleet_inventory_age_seconds). A container rental has
+    C(fleet_lifetime_enforcer) (who ends it then, V(provider), V(machine), V(sweep) or V(nobody)),
+    C(fleet_instance_id), C(fleet_host_key), C(fleet_address) and C(fleet_inventory_age_seconds). A container rental has
     C(fleet_endpoint_url), C(fleet_own_tls) (whether its server ends TLS itself, so that its certificate has to be
     pinned), C(fleet_tls_fingerprint) (of that certificate; null while this controller knows none) and C(fleet_image)."
   - Hosts in C(fleet_ssh) are reached with their pinned host key and with no known-hosts file, so that it works as well

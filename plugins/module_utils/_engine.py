@@ -29,7 +29,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _rent,
     _views,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import ENDS_ITSELF, Instance, Offer, Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._plan import Action
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, Provider, ProviderError
 
@@ -125,8 +125,9 @@ class Run:
         if self.wish.state == "absent" or not (current or offers):
             return {}
         if current and not offers:
-            return _views.lifetime(current.provider, current.marker.expiry_epoch_hours)
-        return _views.lifetime(offers[0].provider, _marker.expiry_epoch_hours(self.wish.lifetime_seconds))
+            return _views.lifetime(current.provider, current.marker.expiry_epoch_hours, current.ends_itself)
+        expiry = _marker.expiry_epoch_hours(self.wish.lifetime_seconds)
+        return _views.lifetime(offers[0].provider, expiry, ENDS_ITSELF in self.wish.env)
 
     def _refuse(self, plan: _plan.Plan, current: Instance | None) -> None:
         name = self.wish.name

@@ -194,7 +194,9 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
         fleet_runtime=instance.runtime.value,
         fleet_price_per_hour_usd=instance.price_per_hour_usd,
         fleet_expires_at=_views.expires_at(instance.marker.expiry_epoch_hours),
-        fleet_lifetime_enforcer=_lifetime.ends(instance.provider, instance.marker.expiry_epoch_hours).enforcer.value,
+        fleet_lifetime_enforcer=_lifetime.ends(
+            instance.provider, instance.marker.expiry_epoch_hours, instance.ends_itself
+        ).enforcer.value,
         fleet_instance_id=plausible("id", instance.id, _ID),
         fleet_host_key=plausible("host key", instance.host_key, _HOST_KEY),
         fleet_inventory_age_seconds=round(age_seconds, 1),

@@ -25,6 +25,7 @@ class Enforcer(enum.StrEnum):
     """Who ends a rental when its lifetime is over."""
 
     PROVIDER = "provider"  # by itself, also when no controller is left
+    MACHINE = "machine"  # what runs there, with a key that its provider gives it for itself; else the next sweep
     SWEEP = "sweep"  # the next run of the playbook sweep with fleet_confirm
     NOBODY = "nobody"  # it lives until somebody destroys it
 
@@ -37,12 +38,19 @@ class Ends:
     reason: str
 
 
-def ends(provider_name: str, expiry_epoch_hours: int) -> Ends:
-    """Who ends what is, or would be, rented there with that expiry."""
+def ends(provider_name: str, expiry_epoch_hours: int, ends_itself: bool) -> Ends:
+    """Who ends what is, or would be, rented there with that expiry; ends_itself: what runs there says that it can."""
     if not expiry_epoch_hours:
         return Ends(Enforcer.NOBODY, "its lifetime is unlimited")
-    if Capability.LEASE in CAPABILITIES.get(provider_name, frozenset()):
+    can = CAPABILITIES.get(provider_name, frozenset())
+    if Capability.LEASE in can:
         return Ends(Enforcer.PROVIDER, f"{provider_name} itself ends it")
+    if ends_itself and Capability.OWN_KEY in can:
+        return Ends(
+            Enforcer.MACHINE,
+            f"what runs there ends itself with the key that {provider_name} gives it; what doesn't run is ended by the "
+            "next gpuops.fleet.sweep with fleet_confirm",
+        )
     return Ends(
         Enforcer.SWEEP,
         f"{provider_name} ends nothing by itself; the next gpuops.fleet.sweep with fleet_confirm does",

@@ -70,6 +70,10 @@ class Offer:
     machine_id: str | None = None  # the physical host behind it; None where the provider doesn't say
 
 
+# In the environment of a container: what runs there ends it at its expiry where the provider gives it a key for that.
+ENDS_ITSELF = "GPUFLEET_ENDS_ITSELF"
+
+
 @dataclass(frozen=True)
 class Request:
     """What a provider is asked to create: the user's wish, resolved to one offer and one marker."""
@@ -112,6 +116,7 @@ class Instance:
     tls_fingerprint: str | None = None  # of that certificate: "sha256:" and 64 hexadecimal digits
     host_key: str | None = None  # "ssh-ed25519 AAAA…", without a comment
     created_at: float | None = None  # seconds since the epoch
+    ends_itself: bool = False  # what runs there says that it ends itself when its lifetime is over
     needs_start: bool = False  # its creation was interrupted before the first start: start() completes it
     detail: str = ""  # the provider's own words about the status
     machine_id: str | None = None  # the physical host that it runs on; None where the provider doesn't say

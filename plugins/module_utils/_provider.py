@@ -37,6 +37,7 @@ class Capability(enum.StrEnum):
     STABLE_ADDRESS = "stable_address"  # addresses and ports outside are the same after a stop and a start
     TAGS = "tags"  # has room for key and value beside the name
     LEASE = "lease"  # ends a rental by itself when its lifetime is over
+    OWN_KEY = "own_key"  # gives a container a key with which it can end itself
 
 
 # What each provider can do, as data: checked before any call, and rendered into the docs.
@@ -82,6 +83,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.ENV,
             Capability.REGIONS,
             Capability.PORTS,
+            Capability.OWN_KEY,
         }
     ),
 }

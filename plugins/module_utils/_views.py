@@ -41,7 +41,7 @@ def instance(value: Instance) -> dict[str, Any]:
         "cost_so_far_usd": cost_so_far_usd(value),
         "created_at": timestamp(value.created_at),
         "expires_at": expires_at(value.marker.expiry_epoch_hours),
-        **lifetime(value.provider, value.marker.expiry_epoch_hours),
+        **lifetime(value.provider, value.marker.expiry_epoch_hours, value.ends_itself),
         "address": value.address,
         "ssh_host": ssh.host if ssh else None,
         "ssh_port": ssh.port if ssh else None,
@@ -84,9 +84,9 @@ def cost_so_far_usd(value: Instance) -> float | None:
     return round(max(0.0, _clock.now() - value.created_at) / 3600 * value.price_per_hour_usd, 4)
 
 
-def lifetime(provider_name: str, expiry_epoch_hours: int) -> dict[str, str]:
+def lifetime(provider_name: str, expiry_epoch_hours: int, ends_itself: bool) -> dict[str, str]:
     """Who ends what is, or would be, rented there, and why."""
-    ends = _lifetime.ends(provider_name, expiry_epoch_hours)
+    ends = _lifetime.ends(provider_name, expiry_epoch_hours, ends_itself)
     return {"lifetime_enforcer": ends.enforcer.value, "lifetime_enforcer_reason": ends.reason}
 
 

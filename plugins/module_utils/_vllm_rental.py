@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import ENDS_ITSELF
 from ansible_collections.gpuops.fleet.plugins.module_utils._vllm import (
     CACHE_DIRECTORY,
     Settings,
@@ -90,6 +91,7 @@ def compute(
         "ports": [{"port": settings.port, "protocol": "http"}],
     }
     if not image_has_routes:
+        environment[ENDS_ITSELF] = "1"
         request["entrypoint"] = ["python3", "-c", _UNPACK, entry_point(files)]
         request["args"] = ["vllm", "serve", *arguments]
         request["tls_args"] = build_arguments(replace(settings, tls=True))[len(arguments) :]

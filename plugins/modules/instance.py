@@ -187,8 +187,9 @@ instance:
       sample: "2026-11-21T18:00:00Z"
     lifetime_enforcer:
       description:
-        - Who ends it when its lifetime is over. V(provider) is the provider by itself, V(sweep) the next run of the
-          playbook C(gpuops.fleet.sweep) with C(fleet_confirm), V(nobody) means that it lives until it is destroyed.
+        - Who ends it when its lifetime is over. V(provider) is the provider by itself, V(machine) what runs there, with
+          a key that its provider gives it for itself, V(sweep) the next run of the playbook C(gpuops.fleet.sweep) with
+          C(fleet_confirm), V(nobody) means that it lives until it is destroyed.
       type: str
       returned: always
       sample: sweep
@@ -246,8 +247,8 @@ actions:
   elements: str
   sample: [create]
 lifetime_enforcer:
-  description: Who ends what lives, or what would be rented, when its lifetime is over (V(provider), V(sweep) or
-    V(nobody)).
+  description: Who ends what lives, or what would be rented, when its lifetime is over (V(provider), V(machine),
+    V(sweep) or V(nobody)).
   returned: success, when something lives or would be rented
   type: str
   sample: sweep

@@ -156,8 +156,9 @@ instances:
       sample: "2026-11-21T18:00:00Z"
     lifetime_enforcer:
       description:
-        - Who ends it when its lifetime is over. V(provider) is the provider by itself, V(sweep) the next run of the
-          playbook C(gpuops.fleet.sweep) with C(fleet_confirm), V(nobody) means that it lives until it is destroyed.
+        - Who ends it when its lifetime is over. V(provider) is the provider by itself, V(machine) what runs there, with
+          a key that its provider gives it for itself, V(sweep) the next run of the playbook C(gpuops.fleet.sweep) with
+          C(fleet_confirm), V(nobody) means that it lives until it is destroyed.
       type: str
       returned: always
       sample: sweep

@@ -100,14 +100,22 @@ class Account:
             "_since": now,  # when the last order came
             "_began": False,  # whether it has run before
             "_keys": [],
+            "_own_key": secrets.token_hex(32),
         }
         rental = Rental(str(identity), "vastai", wish.get("label") or "", "created", now, wire["dph_total"], wire)
         rental.price_per_hour_usd *= STORAGE_SHARE
-        self.world.rent(rental, None if wire["_intended"] == "stopped" else _order(wish))
+        own = {"CONTAINER_ID": rental.id, "CONTAINER_API_KEY": wire["_own_key"]}
+        self.world.rent(rental, None if wire["_intended"] == "stopped" else _order(wish, own))
         self.world.bill(rental, costs=True)
         if too_low:
             raise Refused(200, "bid_too_low", "your bid is too low, the instance was stopped", new_contract=identity)
-        return {"success": True, "new_contract": identity, "instance_api_key": secrets.token_hex(32)}
+        return {"success": True, "new_contract": identity, "instance_api_key": wire["_own_key"]}
+
+    def may(self, authorization: str, path: str) -> bool:
+        """Every key may do everything, but that which an instance got for itself: what concerns that instance."""
+        owns = (one for one in self.world.rentals.values() if authorization == f"Bearer {one.wire['_own_key']}")
+        rental = next(owns, None)
+        return rental is None or (rental.alive and path == f"/api/v0/instances/{rental.id}/")
 
     def _check_create(self, wish: dict[str, Any]) -> None:
         price, env = wish.get("price"), wish.get("env")
@@ -256,8 +264,8 @@ def _asked_ports(env: dict[str, Any]) -> list[str]:
     return [key.removeprefix("-p ").partition(":")[2] for key in env if key.startswith("-p ")]
 
 
-def _order(wish: dict[str, Any]) -> Order:
-    """How it is started: as a machine with SSH, or as the container that was described."""
+def _order(wish: dict[str, Any], own: dict[str, str]) -> Order:
+    """How it is started: as a machine with SSH, or as the container that was described, with what is its own."""
     env = wish.get("env") or {}
     machine = "args" not in str(wish.get("runtype", "ssh"))
     entrypoint = wish.get("onstart") if not machine else None  # in that mode it is the entry point
@@ -267,7 +275,7 @@ def _order(wish: dict[str, Any]) -> Order:
         start_script=wish.get("onstart") or "" if machine else "",
         entrypoint=(entrypoint,) if entrypoint else None,
         args=tuple(wish["args"]) if wish.get("args") else None,
-        env={key: value for key, value in env.items() if not key.startswith("-")},
+        env={key: value for key, value in env.items() if not key.startswith("-")} | own,
         ports=tuple(map(int, (["22"] if machine else []) + _asked_ports(env))),
     )
 
@@ -282,11 +290,6 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-async def _identify(request: Request) -> None:
-    if not (request.headers.get("authorization") or request.query_params.get("api_key")):
-        raise Refused(401, "auth_error", "Invalid user key")
-
-
 def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> FastAPI:
     """The routes; with copies there is more than one machine of each kind."""
     app = make_app(world)
@@ -297,7 +300,15 @@ def make(world: World, hosts: tuple[Host, ...] = HOSTS, copies: int = 1) -> Fast
         for host in hosts
     )
     logs: dict[str, str] = {}
-    account, routes = Account(world, several), APIRouter(dependencies=[Depends(_identify)])
+    account = Account(world, several)
+
+    async def identify(request: Request) -> None:
+        key = request.headers.get("authorization")
+        with world.lock:
+            if not (key or request.query_params.get("api_key")) or not account.may(key or "", request.url.path):
+                raise Refused(401, "auth_error", "Invalid user key")
+
+    routes = APIRouter(dependencies=[Depends(identify)])
 
     @app.middleware("http")
     async def pace(request: Request, proceed: Any) -> Response:

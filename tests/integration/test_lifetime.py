@@ -376,4 +376,6 @@ def test_where_nothing_is_wanted_any_more_is_looked_as_well(setting: Setting) ->
     assert re.search(r"train-1 vastai running", setting.play("status"))
     status, shown = setting.run("destroy", "-e", f"fleet_confirm={DEPLOYMENT}")
     assert (status != 0, "perhaps still paid for: train-1." in shown) == (True, True), shown[-2000:]
-    assert [owner for _identity, owner in setting.state() if DEPLOYMENT in owner] == [_marker.encode(job)]
+    markers = [_marker.parse(owner) for _identity, owner in setting.state()]
+    ours = [marker for marker in markers if marker and marker.deployment_id == DEPLOYMENT]
+    assert ours == [replace(job, owner="fleet")], "where its owner is written, a label doesn't say"

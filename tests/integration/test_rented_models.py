@@ -104,6 +104,9 @@ def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:
 
 def test_a_container_at_vastai_serves_over_its_own_pinned_tls(setting: Setting) -> None:
     file, request = setting.copy("vastai"), wanted("vastai")
+    planned = " ".join(setting.play(file, "plan").split())
+    assert " 8h 2.9 machine " in planned, planned
+    assert "vllm-1: ends itself when its max_lifetime is over." in planned
     setting.play(file, "site")
     (rental,) = setting.alive("vastai")
     wire = rental.wire
@@ -116,6 +119,8 @@ def test_a_container_at_vastai_serves_over_its_own_pinned_tls(setting: Setting) 
     printed = setting.worlds["vastai"].machines.log(rental.id).split()[1]
     assert report["endpoint"]["tls_fingerprint"] == printed
     assert report["endpoint"]["url"].startswith("https://127.0.0.1:")
+    (host,) = report["hosts"]
+    assert host["lifetime_enforcer"] == "machine"
     # Another controller, with an empty home, reads it from the log again.
     done = setting.run(file, "verify", GPUFLEET_HOME=str(setting.work / "other"))
     assert done.returncode == 0, done.stdout[-3000:]

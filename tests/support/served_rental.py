@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -65,13 +66,15 @@ class Container:
         }
         with (self.directory / "log").open("w") as output:
             self.process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
             )
         return self.process
 
     def end(self) -> None:
+        """As the end of a container ends all that runs in it."""
         if self.process:
-            self.process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(timeout=30)
             self.process = None
 

@@ -122,7 +122,7 @@ class VastaiProvider:
             raise NoCapacity(
                 f"vastai names no lowest bid for offer {offer.id}.", provider=self.name, fix="Take another offer."
             )
-        body = wire.create_body(request, bid)
+        body = wire.create_body(request, bid, _accounts.get(self.name, self._settings).url)
         answer = self._call("PUT", f"/api/v0/asks/{offer.id}/", body=body, accept=(400, 404, 410))
         said = answer.body if isinstance(answer.body, dict) else {}
         contract = said.get("new_contract")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _gpus, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
+    ENDS_ITSELF,
     Endpoint,
     Instance,
     Offer,
@@ -43,6 +44,7 @@ LONGEST_START = 4096  # characters of entry point and arguments together
 ENV_MARKER = "GPUFLEET_MARKER"
 ENV_OWNER = "GPUFLEET_OWNER"  # only of what a job rented
 ENV_TLS = "GPUFLEET_TLS"  # "1": what the http ports lead to ends TLS itself
+ENV_URL = "GPUFLEET_VAST_URL"  # where what ends itself finds the API
 ENV_PORTS = "GPUFLEET_PORTS"  # "8000/http 22/tcp": the API knows no protocol above TCP
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a key such as "-p 22:22" would be an option of docker run
 
@@ -170,7 +172,7 @@ def check_request(request: Request) -> None:
         raise InvalidRequest(f"{PROVIDER} can't rent this: {problem}.", provider=PROVIDER, fix=f"{fix}.")
 
 
-def create_body(request: Request, bid_per_hour_usd: float | None) -> dict[str, Any]:
+def create_body(request: Request, bid_per_hour_usd: float | None, api_url: str) -> dict[str, Any]:
     """What to send to rent an offer; a bid is sent only for an interruptible one, because it makes it so."""
     marker = _marker.encode(request.marker)
     ports = " ".join(f"{port}/{protocol}" for port, protocol in request.ports)
@@ -180,6 +182,8 @@ def create_body(request: Request, bid_per_hour_usd: float | None) -> dict[str, A
         env[ENV_OWNER] = request.marker.owner
     if request.own_tls:
         env[ENV_TLS] = "1"
+    if ENDS_ITSELF in env:
+        env[ENV_URL] = api_url.rstrip("/")
     env.update({f"-p {port}:{port}": "1" for port, _protocol in request.ports})
     body: dict[str, Any] = {
         "client_id": "me",
@@ -232,6 +236,7 @@ def created(request: Request, contract: str, detail: str) -> Instance:
         created_at=_clock.now(),
         detail=detail,
         machine_id=offer.machine_id,
+        ends_itself=offer.runtime is Runtime.CONTAINER and ENDS_ITSELF in request.env,
     )
 
 
@@ -264,6 +269,7 @@ def instance_from(row: Mapping[str, Any]) -> Instance | None:
         ssh_endpoints=_endpoints(row, address) if runtime is Runtime.VM else (),
         urls=_urls(row, address),
         own_tls=_env(row).get(ENV_TLS) == "1",
+        ends_itself=runtime is Runtime.CONTAINER and bool(_env(row).get(ENDS_ITSELF)),
         created_at=created_at,
         detail=detail,
         machine_id=_machine_id(row),

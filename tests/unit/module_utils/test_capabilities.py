@@ -44,6 +44,7 @@ FACTS = {
     Capability.STABLE_ADDRESS,
     Capability.TAGS,
     Capability.LEASE,
+    Capability.OWN_KEY,
 }
 
 

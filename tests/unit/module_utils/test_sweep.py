@@ -126,16 +126,22 @@ def test_everything_that_ends_is_named_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "expiry", "enforcer"),
+    ("provider", "expiry", "ends_itself", "enforcer"),
     [
-        ("runpod", HOUR, Enforcer.SWEEP),
-        ("vastai", HOUR, Enforcer.SWEEP),
-        ("local", 0, Enforcer.NOBODY),
-        ("runpod", 0, Enforcer.NOBODY),
-        ("leasing", HOUR, Enforcer.PROVIDER),
-        ("leasing", 0, Enforcer.NOBODY),
+        ("runpod", HOUR, False, Enforcer.SWEEP),
+        ("runpod", HOUR, True, Enforcer.SWEEP),
+        ("vastai", HOUR, False, Enforcer.SWEEP),
+        ("vastai", HOUR, True, Enforcer.MACHINE),
+        ("vastai", 0, True, Enforcer.NOBODY),
+        ("local", 0, False, Enforcer.NOBODY),
+        ("runpod", 0, False, Enforcer.NOBODY),
+        ("leasing", HOUR, False, Enforcer.PROVIDER),
+        ("leasing", HOUR, True, Enforcer.PROVIDER),
+        ("leasing", 0, False, Enforcer.NOBODY),
     ],
 )
-def test_who_ends_it(provider: str, expiry: int, enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_ends_it(
+    provider: str, expiry: int, ends_itself: bool, enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(_provider.CAPABILITIES, "leasing", frozenset({Capability.LEASE}))
-    assert ends(provider, expiry).enforcer is enforcer
+    assert ends(provider, expiry, ends_itself).enforcer is enforcer

@@ -70,6 +70,7 @@ def test_the_key_is_nowhere_but_among_the_secrets() -> None:
 def test_an_image_that_brings_the_list_begins_by_itself() -> None:
     request = computed(image_has_routes=True)
     assert (request["entrypoint"], request["tls_args"], request["args"]) == (None, None, ARGUMENTS[2:])
+    assert "GPUFLEET_ENDS_ITSELF" not in request["public_env"], "nobody knows what that image does"
 
 
 def test_a_trial_model_is_made_inside() -> None:
@@ -135,6 +136,7 @@ def test_runpod_gets_exactly_this_and_the_key_as_a_reference(worlds: dict[str, t
     held = {one["name"].rpartition("--")[2]: one["value"] for one in world.secrets.values()}
     assert held == {"VLLM_API_KEY": KEY, "HF_TOKEN": TOKEN}
     assert not instance.own_tls
+    assert not instance.ends_itself, "nobody gives it a key for that"
     assert provider.delete(instance.id)
     assert world.secrets == {}
 
@@ -148,9 +150,12 @@ def test_vastai_gets_exactly_this_and_ends_tls_itself(worlds: dict[str, tuple[Wo
     environment = dict(wire["extra_env"])
     assert request["public_env"].items() <= environment.items()
     assert (environment["VLLM_API_KEY"], environment["-p 8000:8000"]) == (KEY, "1")
+    assert environment["GPUFLEET_VAST_URL"].startswith("http://127.0.0.1:"), "the API where it was rented"
+    assert instance.ends_itself
     world.skip(600)
     running = provider.get(instance.id)
     assert running
+    assert running.ends_itself
     assert running.own_tls
     assert running.urls[0][1].startswith("https://203.0.113.20:")
     assert KEY not in repr(running)

@@ -113,7 +113,9 @@ def test_a_container_runs_the_image_as_it_is(provider: vastai.VastaiProvider, wo
 @pytest.mark.parametrize("interruptible", [False, True])
 def test_only_a_bid_sends_a_price(interruptible: bool) -> None:
     """Its presence makes the rental interruptible."""
-    body = vastai_wire.create_body(request(Offer("vastai", "1", interruptible=interruptible)), 0.2)
+    body = vastai_wire.create_body(
+        request(Offer("vastai", "1", interruptible=interruptible)), 0.2, "https://console.vast.ai"
+    )
     assert ("price" in body) is interruptible
     assert body["cancel_unavail"] is True
     assert body["client_id"] == "me"
