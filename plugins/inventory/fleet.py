@@ -342,12 +342,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         """Fill the inventory, or raise with one sentence for each mistake in the file; then nothing was added."""
         super().parse(inventory, loader, path, cache)
         try:
-            fleet = _fleet_file.parse(read_file(path), path, lambda: self._read_config_data(path))
+            fleet = _fleet_file.parse(read_file(path), path, lambda: self._read_by_ansible(path))
         except FleetFileError as error:
             # Ansible wraps an exception in lines of its own, and tries other plugins: say it first, and plainly.
             for sentence in str(error).splitlines():
                 self.display.error(sentence, wrap_text=False)
             raise AnsibleParserError(f"{shown_path(path)} can't be used; what to change is listed above.") from None
+        self.set_options(direct=dict(fleet.document), var_options=self._vars)
         self._refuse_second_deployment(fleet)
         wanted_elsewhere = self._members(_inventory.WANTED_GROUP)
         twice = sorted(wanted_elsewhere.intersection(settings["name"] for settings in fleet.instances))
@@ -367,6 +368,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         for warning in built.warnings:
             self.display.warning(warning)
         self._add(built)
+
+    def _read_by_ansible(self, path: str) -> object:
+        """What a large file is spared, where that makes no difference; never a file as it was before."""
+        return self.loader.load_from_file(path, cache="none", unsafe=True, trusted_as_template=True)
 
     def _add(self, built: _inventory.Built) -> None:
         for name in _inventory.FIXED_GROUPS:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +34,10 @@ ANSIBLE_KEYS = (
 )
 OUR_KEYS = ("plugin", "deployment_id", "instances", "defaults", "provider_settings", "report_directory")
 
+# Whether Ansible would read anything in it differently: tags (a vault), templates, and options that are expressions.
+_ONLY_ANSIBLE = re.compile("!|{[{%#]")
+_EXPRESSIONS = frozenset(("compose", "groups", "keyed_groups"))
+
 _INSTANCE_OPTION = "an option of an instance"
 _ALREADY_GROUPS = frozenset(("all", "ungrouped", "localhost"))
 
@@ -48,6 +53,7 @@ class Fleet:
     provider_settings: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     report_directory: str | None = None
     warnings: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)  # as it was read
 
     @property
     def domain(self) -> str:
@@ -93,8 +99,8 @@ def load(path: str) -> Fleet:
 def parse(text: str, path: str, open_values: Callable[[], object] | None = None) -> Fleet:
     """Check the text of a fleet file and return what it says, or raise FleetFileError with every mistake in it.
 
-    open_values is called when the text is good, and returns the same document as Ansible reads it: with opened vaults
-    and with templates that it trusts. Those values are what the fleet has then.
+    open_values is called when the text is good and holds what only Ansible understands, and returns the same document
+    as Ansible reads it: with opened vaults and with templates that it trusts. Those values are what the fleet has then.
     """
     if text.startswith("$ANSIBLE_VAULT"):
         message = "the whole file is a vault, so it can't be checked. Encrypt single values instead."
@@ -103,7 +109,7 @@ def parse(text: str, path: str, open_values: Callable[[], object] | None = None)
     fleet = _Reader(path, lines, problems).fleet(data)
     if problems or fleet is None:
         raise FleetFileError(path, problems)
-    if open_values is None:
+    if open_values is None or not (_ONLY_ANSIBLE.search(text) or _EXPRESSIONS.intersection(fleet.document)):
         return fleet
     reader = _Reader(path, lines, problems, preflight=False)
     opened = reader.fleet(open_values())
@@ -149,6 +155,7 @@ class _Reader(ValueReader):
             provider_settings=settings,
             report_directory=report_directory,
             warnings=tuple(problem.sentence(self.path) for problem in self.warnings),
+            document=data,
         )
 
     def provider_settings(self, data: object) -> dict[str, dict[str, Any]]:

@@ -1,16 +1,18 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image that the demo built serves behind a rental, too: started with exactly what was ordered, and verified.
+"""examples/mixed: a rented model server, measured by a pipeline on hosts; from the fleet file to a green verdict.
 
-At the emulated Vast.ai, because more happens there: the container makes its own certificate, and clients pin it.
+The hosts are those of the demo, so that nothing is built twice. The server is the image that the demo built, behind a
+rental of the emulated Vast.ai, started with exactly what was ordered: RunPod, which is cheaper, is sold out. More
+happens at Vast.ai: the container makes its own certificate, and clients pin it.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +20,18 @@ import yaml
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_rental
 from demo import Fleet
 from emulators.docker_machines import DockerMachines
+from emulators.world import Fault
 from support import local_engine
-from support.rented_models import KEY, Setting, rented
+from support.emulated_clouds import SOLD_OUT
+from support.rented_models import KEY, ROOT, Setting, rented
 
 ENGINE = local_engine.engine()
 pytestmark = pytest.mark.skipif(ENGINE is None, reason="no Docker Engine answers on this machine")
 
+DEPLOYMENT = "gpuops-demo"  # of the fleet of the demo
+NAME = "model-1"
 MODEL = "gpuops/tiny-random-llama"
+SETTINGS: dict[str, Any] = {"model": MODEL, "model_source": "generated", "max_model_len": 512}
 TAG = "gpufleet/vllm-cpu:0.32.0"
 
 
@@ -45,7 +52,10 @@ def image(fleet: Fleet) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def machines() -> DockerMachines:
-    return DockerMachines()
+    """They answer where the hosts of the demo reach them, too."""
+    assert ENGINE
+    network = ENGINE.networks.get(f"gpufleet-{DEPLOYMENT}")
+    return DockerMachines(outside=str(network.attrs["IPAM"]["Config"][0]["Gateway"]))
 
 
 @pytest.fixture(scope="module")
@@ -54,30 +64,48 @@ def setting(machines: DockerMachines, tmp_path_factory: pytest.TempPathFactory) 
         yield made
 
 
+@pytest.fixture
+def mixed(fleet: Fleet, image: str, setting: Setting) -> Iterator[Path]:
+    """The example, with the demo's name, images and hosts; its model server has a name that the demo doesn't use."""
+    file = setting.copy("mixed")
+    wanted = yaml.safe_load(file.read_text())
+    wanted["deployment_id"] = DEPLOYMENT
+    wanted["defaults"]["ssh_private_key_file"] = str(ROOT / "build" / "ssh" / "id_ed25519")
+    wanted["instances"][0]["name"] = NAME
+    file.write_text(yaml.safe_dump(wanted))
+    variables = file.parent / "group_vars" / "all.yml"
+    demo = yaml.safe_load((ROOT / "examples" / "local" / "group_vars" / "all.yml").read_text())
+    chosen = {f"vllm_{name}": value for name, value in SETTINGS.items()}
+    # No card is behind the emulator, and the image is one for the CPU.
+    chosen |= {"vllm_gpu": False, "vllm_image": image, "vllm_image_build": False}
+    variables.write_text(yaml.safe_dump({**demo, **yaml.safe_load(variables.read_text()), **chosen}))
+    setting.worlds["runpod"].faults = [Fault(method="POST", path="/pods$", status=400, body=SOLD_OUT, times=None)]
+    yield file
+    setting.play(file, "provision", "--limit", NAME, "-e", "fleet_instance_state=absent")
+    restored = fleet.playbook("site", "--limit", "producer-1")
+    assert restored.status == 0, restored.output[-3000:]
+
+
 def container(machines: DockerMachines) -> Any:
     assert ENGINE
     (found,) = ENGINE.containers.list(filters={"label": f"gpuops.fleet.deployment={machines.deployment_id}"})
     return found
 
 
-def test_the_built_image_serves_behind_a_rental_as_ordered(
-    image: str, setting: Setting, machines: DockerMachines
+def test_the_built_image_serves_as_ordered_and_the_pipeline_measures_it(
+    mixed: Path, image: str, fleet: Fleet, setting: Setting, machines: DockerMachines
 ) -> None:
-    file = setting.copy("vastai")
-    variables = file.parent / "group_vars" / "all.yml"
-    settings: dict[str, Any] = {"model": MODEL, "model_source": "generated", "max_model_len": 512}
-    chosen = {f"vllm_{name}": value for name, value in settings.items()}
-    # No card is behind the emulator, and the image is one for the CPU.
-    chosen |= {"vllm_gpu": False, "vllm_image": image}
-    variables.write_text(yaml.safe_dump({**yaml.safe_load(variables.read_text()), **chosen}))
-    setting.play(file, "site")
-    report = setting.verified()
+    setting.play(mixed, "site")
+    assert setting.alive("runpod") == []
+    report = setting.verified(NAME)
     assert report["endpoint"]["model"] == MODEL
-    assert report["endpoint"]["url"].startswith("https://127.0.0.1:")
+    (rental,) = setting.alive("vastai")
+    assert report["endpoint"]["url"].startswith("https://")
+    assert sorted(one["service"] for one in report["services"]) == ["kafka", "mongodb", "processor", "producer", "vllm"]
 
     # Computed here once more, from the same variables.
     defaults = {"cpu_kv_cache_gib": 1, "enforce_eager": True, "gpu": False}
-    result = vllm_rental({**settings, **defaults}, image, KEY)
+    result = vllm_rental({**SETTINGS, **defaults}, image, KEY)
     assert result["problem"] == ""
     ordered = result["request"]
     found = container(machines)
@@ -96,10 +124,11 @@ def test_the_built_image_serves_behind_a_rental_as_ordered(
     assert words[words.index("serve") :] == started[started.index("serve") :]
     status, all_of_them = found.exec_run(["sh", "-c", "cat /proc/[0-9]*/cmdline"])
     assert KEY.encode() not in all_of_them
-    printed = machines.log(setting.alive("vastai")[0].id)
+    printed = machines.log(rental.id)
     assert report["endpoint"]["tls_fingerprint"] in printed
     assert KEY not in printed
 
-    setting.destroy(file)
-    assert setting.alive("vastai") == []
-    assert json.loads((setting.work / "report" / "verify.json").read_text())["ok"]
+    # The producer asks it over TLS, and would talk to no other.
+    environment = fleet.service("producer").inspect()["Config"]["Env"]
+    assert f"VLLM_URL={report['endpoint']['url']}" in environment
+    assert f"VLLM_TLS_FINGERPRINT={report['endpoint']['tls_fingerprint']}" in environment

@@ -59,7 +59,9 @@ class _Machine:
 class DockerMachines(NoMachines):
     """Starts, stops and removes in the background, one thing after the other for each rental."""
 
-    def __init__(self, host_image: str = DEFAULT_HOST_IMAGE) -> None:
+    def __init__(self, host_image: str = DEFAULT_HOST_IMAGE, outside: str = "127.0.0.1") -> None:
+        """outside: the address of this machine at which what is rented answers."""
+        self._outside = outside
         self.deployment_id = f"emulated-{secrets.token_hex(4)}"
         self._host_image = host_image
         self._client = docker.from_env()
@@ -80,7 +82,7 @@ class DockerMachines(NoMachines):
         machine.key_after_seconds, machine.other_host_key = key_after_seconds, other_host_key
         for gate in machine.gates.values():
             gate.close()
-        machine.gates = {port: Gate() for port in machine.order.ports}  # others than before
+        machine.gates = {port: Gate(self._outside) for port in machine.order.ports}  # others than before
         self._workers.submit(self._settle, rental_id, machine)
 
     def add_key(self, rental_id: str, public_key: str) -> None:
@@ -107,7 +109,7 @@ class DockerMachines(NoMachines):
     def way_in(self, rental_id: str, port: int) -> WayIn | None:
         machine = self._machines.get(rental_id)
         gate = machine.gates.get(port) if machine else None
-        return WayIn("127.0.0.1", gate.port) if gate else None
+        return WayIn(gate.host, gate.port) if gate else None
 
     def log(self, rental_id: str) -> str:
         machine = self._machines.get(rental_id)

@@ -1,7 +1,7 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ports of loopback that lead to ports of machines, as a provider's router does."""
+"""Ports of this machine that lead to ports of machines, as a provider's router does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _CHUNK_BYTES = 65536
 class Gate:
     """One port outside. Until open() it refuses; while what is behind it doesn't answer, it closes at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self.host = host
         self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.bind((host, 0))
         self.port: int = self._socket.getsockname()[1]
         self._inside: tuple[Callable[[], str], int] | None = None
 

@@ -72,13 +72,13 @@ class Setting:
     def alive(self, name: str) -> list[Rental]:
         return self.worlds[name].alive()
 
-    def verified(self) -> dict[str, Any]:
-        """The report, after a look at the verdict: all is green, and the endpoint was really asked."""
+    def verified(self, name: str = "vllm-1") -> dict[str, Any]:
+        """The report, after a look at the verdict: all is green, and the endpoint of that rental was really asked."""
         verdict = json.loads((self.work / "report" / "verify.json").read_text())
         assert verdict["ok"] is True, verdict
         names = {check["name"] for check in verdict["checks"]}
         asked = ("health", "refused_without_key", "forbidden_routes", "model", "completion")
-        assert {f"vllm-1: vllm: {name}" for name in asked} <= names
+        assert {f"{name}: vllm: {what}" for what in asked} <= names
         header = self.work / "report" / "vllm-api-key.header"
         assert header.read_text() == f"Authorization: Bearer {KEY}\n"
         assert header.stat().st_mode & 0o777 == 0o600

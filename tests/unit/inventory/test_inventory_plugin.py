@@ -187,10 +187,38 @@ def test_documentation_names_what_the_code_accepts() -> None:
         assert set(DOCUMENTED["provider_settings"]["suboptions"][name]["suboptions"]) == set(rule["options"])
 
 
-def ansible_inventory(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(path), *arguments]
+def ansible(command: str, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [str(Path(sys.executable).with_name(command)), "-i", str(path), *arguments]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def ansible_inventory(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return ansible("ansible-inventory", path, *arguments)
+
+
+@pytest.mark.parametrize("more", ["", "strict: true\ncompose: {who: fleet_wanted_instance.providers}\n"])
+def test_what_the_file_says_may_hold_templates_and_vaults(tmp_path: Path, more: str) -> None:
+    """Read by Ansible itself then, which a file without them is spared."""
+    text = FLEET.replace("roles: [vllm]", "image: \"{{ 'host' ~ 'ed' }}:1\"") + more
+    path = write(tmp_path / "fleet.yml", text)
+    shown = ansible("ansible", path, "vllm-1", "-m", "debug", "-a", "var=fleet_wanted_instance.image")
+    assert "hosted:1" in shown.stdout, shown.stdout + shown.stderr
+    (tmp_path / "password").write_text("secret")
+    vault = ["--vault-password-file", str(tmp_path / "password")]
+    closed = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-vault")), "encrypt_string", *vault, "vaulted:1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    path.write_text(FLEET.replace("roles: [vllm]", "image: x:1") + more)
+    plain = ansible("ansible", path, "vllm-1", "-m", "debug", "-a", "var=fleet_wanted_instance.image")
+    assert "x:1" in plain.stdout, plain.stdout + plain.stderr
+    instance = f"  - name: vllm-1\n    providers: [local]\n    image: {closed.strip()}\n"
+    path.write_text("".join(line for line in FLEET.splitlines(True) if "vllm-1" not in line) + instance + more)
+    opened = ansible("ansible", path, *vault, "vllm-1", "-m", "debug", "-a", "var=fleet_wanted_instance.image")
+    assert "vaulted:1" in opened.stdout, opened.stdout + opened.stderr
 
 
 def test_ansible_itself_reads_a_fleet_file(tmp_path: Path) -> None:
@@ -200,6 +228,15 @@ def test_ansible_itself_reads_a_fleet_file(tmp_path: Path) -> None:
     document = json.loads(result.stdout)
     assert document["all"]["vars"]["fleet_domain"] == "acme-llm.internal"
     assert "fleet_wanted" in document["all"]["children"]
+
+
+def test_programs_read_plain_values(tmp_path: Path) -> None:
+    """Not such as {"__ansible_unsafe": "vllm-1"}, as which Ansible shows what nobody said it may trust."""
+    result = ansible_inventory(write(tmp_path / "fleet.yml", FLEET), "--list")
+    assert result.returncode == 0, result.stderr
+    variables = json.loads(result.stdout)["_meta"]["hostvars"]["vllm-1"]
+    assert (variables["fleet_name"], variables["fleet_wanted_instance"]["roles"]) == ("vllm-1", ["vllm"])
+    assert "__ansible" not in result.stdout
 
 
 def test_the_first_thing_said_about_a_bad_file_is_what_to_change(tmp_path: Path) -> None:
