@@ -81,7 +81,8 @@ def mixed(fleet: Fleet, image: str, setting: Setting) -> Iterator[Path]:
     variables.write_text(yaml.safe_dump({**demo, **yaml.safe_load(variables.read_text()), **chosen}))
     setting.worlds["runpod"].faults = [Fault(method="POST", path="/pods$", status=400, body=SOLD_OUT, times=None)]
     yield file
-    setting.play(file, "provision", "--limit", NAME, "-e", "fleet_instance_state=absent")
+    setting.play(file, "destroy", "--limit", NAME, "-e", f"fleet_confirm={DEPLOYMENT}")
+    assert setting.alive("vastai") == []
     restored = fleet.playbook("site", "--limit", "producer-1")
     assert restored.status == 0, restored.output[-3000:]
 
