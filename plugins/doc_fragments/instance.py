@@ -64,8 +64,9 @@ options:
     description:
       - How long it may live at most, in hours, days or weeks (V(8h), V(7d), V(2w)), or the word V(unlimited).
       - Required where the provider costs money; there is no default.
-      - It is written on the rental. Neither V(runpod) nor V(vastai) ends a rental by itself, so the playbook
-        C(gpuops.fleet.sweep), run by a timer or a schedule with C(fleet_confirm), has to.
+      - It is written on the rental. Neither V(runpod) nor V(vastai) looks at it, so the playbook
+        C(gpuops.fleet.sweep), run by a timer or a schedule with C(fleet_confirm), has to end what is over. Only a model
+        server in a container of V(vastai) also tries to end itself.
     type: str
   image:
     description: Image to boot or to run. Default is the provider's own. For the provider V(local) a host image.

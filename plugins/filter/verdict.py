@@ -37,7 +37,7 @@ options:
 EXAMPLES = r"""
 - name: Show the verdict
   ansible.builtin.debug:
-    msg: "{{ ansible_play_hosts_all | map('extract', hostvars) | gpuops.fleet.verdict(services=['kafka'], everything=false) }}"
+    msg: "{{ groups['kafka'] | map('extract', hostvars) | gpuops.fleet.verdict(services=['kafka'], everything=false) }}"
 """
 
 RETURN = r"""

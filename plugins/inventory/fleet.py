@@ -309,12 +309,14 @@ compose:
   node_name: fleet_peer_name
 """
 
+import inspect
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleParserError
+from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _fleet_file,
@@ -325,6 +327,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError, shown_path
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_yaml import read_file
+
+_LOADER_OPTIONS = inspect.signature(DataLoader.load_from_file).parameters
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]
@@ -371,7 +375,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def _read_by_ansible(self, path: str) -> object:
         """What a large file is spared, where that makes no difference; never a file as it was before."""
-        return self.loader.load_from_file(path, cache="none", unsafe=True, trusted_as_template=True)
+        # ansible-core 2.18 trusts every template, and knows no word for it.
+        trust = {"trusted_as_template": True} if "trusted_as_template" in _LOADER_OPTIONS else {}
+        return self.loader.load_from_file(path, cache="none", unsafe=True, **trust)
 
     def _add(self, built: _inventory.Built) -> None:
         for name in _inventory.FIXED_GROUPS:

@@ -11,16 +11,19 @@ happens at Vast.ai: the container makes its own certificate, and clients pin it.
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_rental
-from demo import Fleet
+from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
+from demo import Fleet, eventually
 from emulators.docker_machines import DockerMachines
-from emulators.world import Fault
+from emulators.world import Fault, Rental
 from support import local_engine
 from support.emulated_clouds import SOLD_OUT
 from support.rented_models import KEY, ROOT, Setting, rented
@@ -51,16 +54,21 @@ def image(fleet: Fleet) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def machines() -> DockerMachines:
-    """They answer where the hosts of the demo reach them, too."""
+def outside() -> str:
+    """This machine's address on the demo's network: hosts and containers reach what answers there."""
     assert ENGINE
     network = ENGINE.networks.get(f"gpufleet-{DEPLOYMENT}")
-    return DockerMachines(outside=str(network.attrs["IPAM"]["Config"][0]["Gateway"]))
+    return str(network.attrs["IPAM"]["Config"][0]["Gateway"])
 
 
 @pytest.fixture(scope="module")
-def setting(machines: DockerMachines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
-    with rented(tmp_path_factory.mktemp("rented"), {"runpod": machines, "vastai": machines}) as made:
+def machines(outside: str) -> DockerMachines:
+    return DockerMachines(outside=outside)
+
+
+@pytest.fixture(scope="module")
+def setting(machines: DockerMachines, outside: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    with rented(tmp_path_factory.mktemp("rented"), {"runpod": machines, "vastai": machines}, outside) as made:
         yield made
 
 
@@ -85,6 +93,13 @@ def mixed(fleet: Fleet, image: str, setting: Setting) -> Iterator[Path]:
     assert setting.alive("vastai") == []
     restored = fleet.playbook("site", "--limit", "producer-1")
     assert restored.status == 0, restored.output[-3000:]
+
+
+def asked(setting: Setting, rental: Rental) -> int:
+    """How often somebody asked about it."""
+    world, path = setting.worlds["vastai"], f"/api/v0/instances/{rental.id}/"
+    with world.lock:
+        return sum((call["method"], call["path"]) == ("GET", path) for call in world.calls)
 
 
 def container(machines: DockerMachines) -> Any:
@@ -133,3 +148,14 @@ def test_the_built_image_serves_as_ordered_and_the_pipeline_measures_it(
     environment = fleet.service("producer").inspect()["Config"]["Env"]
     assert f"VLLM_URL={report['endpoint']['url']}" in environment
     assert f"VLLM_TLS_FINGERPRINT={report['endpoint']['tls_fingerprint']}" in environment
+
+    # When its lifetime is over it ends itself, with the key that it was given; the restart spares us five minutes.
+    marker = _marker.parse(rental.owner)
+    assert marker
+    before = asked(setting, rental)
+    found.restart(timeout=1)
+    eventually(lambda: asked(setting, rental) > before, 60, "its look at its expiry")
+    assert rental.alive, "it has time left"
+    rental.wire["label"] = _marker.encode(replace(marker, expiry_epoch_hours=int(time.time() // 3600)))
+    found.restart(timeout=1)
+    eventually(lambda: not rental.alive, 120, "its end")

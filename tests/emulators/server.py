@@ -96,12 +96,12 @@ def _answer(fault: Fault) -> Response:
 
 
 class Server:
-    """An app of a world on a free port of loopback, in a thread."""
+    """An app of a world on a free port of loopback, or of another address of this machine, in a thread."""
 
-    def __init__(self, app: FastAPI, world: World) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, app: FastAPI, world: World, host: str = "127.0.0.1") -> None:
+        self._socket = socket.create_server((host, 0))
         self.world = world
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             Misbehaving(app, world),
             log_level="critical",
@@ -125,9 +125,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI, world: World) -> Iterator[str]:
+def serving(app: FastAPI, world: World, host: str = "127.0.0.1") -> Iterator[str]:
     """The URL of a running app."""
-    server = Server(app, world)
+    server = Server(app, world, host)
     server.start()
     try:
         yield server.url

@@ -86,12 +86,12 @@ class Setting:
 
 
 @contextmanager
-def rented(work: pathlib.Path, machines: Mapping[str, NoMachines]) -> Iterator[Setting]:
-    """machines: what stands behind the rentals of each provider."""
+def rented(work: pathlib.Path, machines: Mapping[str, NoMachines], host: str = "127.0.0.1") -> Iterator[Setting]:
+    """machines: what stands behind the rentals of each provider; host: the address at which the providers answer."""
     worlds = {name: World(name, scale=600, machines=behind) for name, behind in machines.items()}
     with (
-        serving(runpod.make(worlds["runpod"]), worlds["runpod"]) as runpod_url,
-        serving(vastai.make(worlds["vastai"]), worlds["vastai"]) as vastai_url,
+        serving(runpod.make(worlds["runpod"]), worlds["runpod"], host) as runpod_url,
+        serving(vastai.make(worlds["vastai"]), worlds["vastai"], host) as vastai_url,
     ):
         environment = {
             "RUNPOD_API_KEY": "any",
@@ -101,8 +101,8 @@ def rented(work: pathlib.Path, machines: Mapping[str, NoMachines]) -> Iterator[S
             "VLLM_API_KEY": KEY,
             "GPUFLEET_HOME": str(work / "home"),
             "GPUFLEET_REPORT_DIRECTORY": str(work / "report"),
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
+            "NO_PROXY": f"127.0.0.1,{host}",
+            "no_proxy": f"127.0.0.1,{host}",
         }
         try:
             yield Setting(work, worlds, environment)

@@ -44,7 +44,8 @@ def make_certificate(key_file: Path, certificate_file: Path) -> None:
 def end_when_over() -> None:
     """End this rental when the expiry in its own label has passed, by the provider's clock; looks every five minutes.
 
-    The label is read each time, because the expiry can be moved. Whatever can't be read ends nothing: sweep does.
+    The label is read each time, because the expiry can be moved; the marker before it must be the one that it was
+    rented with. Whatever can't be read ends nothing: sweep does.
     """
     import re
     import time
@@ -53,18 +54,19 @@ def end_when_over() -> None:
     import requests
 
     url = f"{os.environ['GPUFLEET_VAST_URL']}/api/v0/instances/{os.environ['CONTAINER_ID']}/"
+    marker = re.escape(os.environ["GPUFLEET_MARKER"][:-4])
     header = {"Authorization": f"Bearer {os.environ['CONTAINER_API_KEY']}"}
     while True:
         try:
-            answer = requests.get(url, headers=header, timeout=30)
+            answer = requests.get(f"{url}?owner=me", headers=header, timeout=30)
             answer.raise_for_status()
-            found = re.fullmatch("gf--.+--([0-9a-z]+)", answer.json()["instances"]["label"])
+            found = re.fullmatch(f"{marker}([0-9a-z]{{4}})", answer.json()["instances"]["label"])
             now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
             if found and 0 < int(found[1], 36) * 3600 <= now:
-                print("gpuops-fleet: its lifetime is over, so this rental ends itself", flush=True)
-                requests.delete(url, headers=header, json={}, timeout=30).raise_for_status()
+                answer = requests.delete(url, headers=header, json={}, timeout=30)
+                print(f"gpuops-fleet: its lifetime is over; told to end it: {answer.text[:99]}", flush=True)
         except Exception as error:  # the server goes on
-            print(f"gpuops-fleet: can't see or do what ends this rental: {error}", flush=True)
+            print(f"gpuops-fleet: can't end itself now: {error}", flush=True)
         time.sleep(300)
 
 
@@ -94,6 +96,9 @@ def main(files: dict[str, str], command: list[str]) -> None:
             make_certificate(key_file, certificate_file)
         der = ssl.PEM_cert_to_DER_cert(certificate_file.read_text())
         print(f"gpuops-fleet-tls-fingerprint sha256:{hashlib.sha256(der).hexdigest()}", flush=True)
-    if {"GPUFLEET_VAST_URL", "CONTAINER_ID", "CONTAINER_API_KEY"} <= set(os.environ) and not os.fork():
-        end_when_over()
+    if "GPUFLEET_VAST_URL" in os.environ:
+        if not os.environ.get("CONTAINER_API_KEY"):
+            print("gpuops-fleet: can't end itself without CONTAINER_API_KEY", flush=True)
+        elif not os.fork():
+            end_when_over()
     os.execvp(command[0], command)  # noqa: S606 (no shell is wanted)

@@ -1,7 +1,7 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The verdict: what it is made of, and, in a real play, that a host on which something failed before is not forgotten."""
+"""The verdict: what it is made of, and, in a real play, that a host that failed before is not forgotten."""
 
 from __future__ import annotations
 

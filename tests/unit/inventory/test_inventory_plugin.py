@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -228,6 +229,21 @@ def test_ansible_itself_reads_a_fleet_file(tmp_path: Path) -> None:
     document = json.loads(result.stdout)
     assert document["all"]["vars"]["fleet_domain"] == "acme-llm.internal"
     assert "fleet_wanted" in document["all"]["children"]
+
+
+def test_ansible_core_2_18_has_another_loader(
+    tmp_path: Path, living: list[Instance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which trusts every template, and takes no word about that."""
+    real = DataLoader.load_from_file
+
+    def load_from_file(self: DataLoader, file_name: str, cache: str = "all", unsafe: bool = False) -> Any:
+        return real(self, file_name, cache=cache, unsafe=unsafe)
+
+    monkeypatch.setattr(DataLoader, "load_from_file", load_from_file)
+    monkeypatch.setattr(plugin_file, "_LOADER_OPTIONS", inspect.signature(load_from_file).parameters)
+    inventory = parse(write(tmp_path / "fleet.yml", FLEET.replace("roles: [vllm]", "image: '{{ 1 }}:1'")))
+    assert inventory.hosts["vllm-1"].vars["fleet_wanted_instance"]["image"] == "{{ 1 }}:1"
 
 
 def test_programs_read_plain_values(tmp_path: Path) -> None:

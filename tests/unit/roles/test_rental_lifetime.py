@@ -9,6 +9,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[3]
 KEY = "planted-key-31aa-of-the-model"
 NOW = 500_000 * 3600.0  # on the hour
 OVER, LATER = 500_000, 500_001
+MARKER = Marker("acme-llm", "vllm-1", "00abcd", LATER)
 
 
 class End(BaseException):
@@ -46,6 +48,7 @@ def entrypoint(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
     for name, value in (("VAST_URL", "https://vast.test"), ("ENDS_ITSELF", "1")):
         monkeypatch.setenv(f"GPUFLEET_{name}", value)
+    monkeypatch.setenv("GPUFLEET_MARKER", _marker.encode(MARKER))
     monkeypatch.setenv("CONTAINER_ID", "17")
     monkeypatch.setenv("CONTAINER_API_KEY", "own-key")
     return module
@@ -59,7 +62,8 @@ class Api:
         self.looks, self.ended = 0, 0
 
     def get(self, url: str, headers: dict[str, str], timeout: float) -> requests.Response:
-        assert (url, headers) == ("https://vast.test/api/v0/instances/17/", {"Authorization": "Bearer own-key"})
+        own = "https://vast.test/api/v0/instances/17/?owner=me"
+        assert (url, headers) == (own, {"Authorization": "Bearer own-key"})
         status, body = self.answers[self.looks]
         self.looks += 1
         if isinstance(body, Exception):
@@ -87,7 +91,11 @@ class Api:
 
 
 def label(hours: int) -> tuple[int, Any]:
-    return 200, {"instances": {"label": _marker.encode(Marker("acme-llm", "vllm-1", "abc123", hours))}}
+    return said(_marker.encode(replace(MARKER, expiry_epoch_hours=hours)))
+
+
+def said(text: str | None) -> tuple[int, Any]:
+    return 200, {"instances": {"label": text}}
 
 
 @pytest.mark.parametrize(
@@ -99,8 +107,11 @@ def label(hours: int) -> tuple[int, Any]:
         ([label(LATER), label(LATER)], NOW + 3600, 2),  # the first order had no effect, so it is given again
         ([label(LATER), label(LATER + 8)], NOW + 1800, 0),  # given more time meanwhile
         ([label(0)], NOW, 0),  # unlimited
-        ([(200, {"instances": {"label": "mine now"}})], NOW, 0),
-        ([(200, {"instances": {"label": None}})], NOW, 0),
+        # Who gives it another label takes it away from the fleet.
+        ([said("mine now"), said(None), said("gf--mine--1"), said("gf--acme-llm--vllm-1--00abcd--old")], NOW * 9, 0),
+        ([said(_marker.identity(MARKER))], NOW * 9, 0),  # without an expiry: unlimited
+        ([said(_marker.encode(replace(MARKER, nonce="zzzzzz", expiry_epoch_hours=OVER)))], NOW * 9, 0),
+        ([said(f"{_marker.encode(replace(MARKER, expiry_epoch_hours=OVER))} copy")], NOW * 9, 0),
         ([(200, {"instances": None})], NOW, 0),
         ([(401, {}), label(OVER)], NOW, 1),
         ([(0, requests.ConnectionError("no way"))], NOW, 0),
