@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import pathlib
+import socket
 import threading
 import time
 import urllib.error
@@ -153,6 +154,25 @@ def test_a_server_that_fails_is_counted_and_gives_no_event(
 def test_a_server_that_is_away_is_no_crash() -> None:
     bench = Bench("http://127.0.0.1:1")
     assert not bench.telemetry.complete_once()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{", b"nonsense\r\n\r\n"]
+)
+def test_a_broken_answer_is_no_crash(answer: bytes) -> None:
+    """Cut off in its middle, or no HTTP at all: nothing that OSError stands for."""
+
+    def answer_once(listening: socket.socket) -> None:
+        connection, _address = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer_once, args=(listening,), daemon=True).start()
+        bench = Bench(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert not bench.telemetry.complete_once()
+    assert bench.count("completion_failures") == 1
 
 
 def test_while_the_broker_takes_nothing_no_completion_is_paid_for(server: Server) -> None:

@@ -86,7 +86,7 @@ class CompletionClient:
                 content = answer.read(16 * 1024 * 1024)
         except urllib.error.HTTPError as error:
             raise CompletionError(f"{self._url} answered {error.code}{_hint(error.code)}") from None
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
             raise CompletionError(f"{self._url} does not answer: {getattr(error, 'reason', error)}") from None
         latency_ms = (time.monotonic() - started) * 1000
         return read_usage(content, latency_ms)

@@ -20,6 +20,7 @@ from gpuops_telemetry.pump import Pump
 from gpuops_telemetry.settings import Environment, ProcessorSettings, SettingsError
 from gpuops_telemetry.state import ProcessorState
 from gpuops_telemetry.store import MongoStore, connect
+from gpuops_telemetry.watchdog import watch
 
 LOG = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def make_pump(settings: ProcessorSettings, state: ProcessorState, store: MongoSt
 
 
 def main() -> int:
-    """Runs until SIGTERM; 1 when the consuming thread failed, 2 when a setting is wrong."""
+    """Runs until SIGTERM; 1 when the consuming thread failed or hangs, 2 when a setting is wrong."""
     set_up_logging()
     try:
         settings = ProcessorSettings.from_environment(Environment())
@@ -56,12 +57,23 @@ def main() -> int:
             server.should_exit = True
 
     thread = threading.Thread(target=consume, name="pump", daemon=True)
+    stopped = threading.Event()
+
+    def end_when_it_hangs() -> None:
+        if problem := watch(stopped, state.fatal_problems):
+            state.failure = state.failure or RuntimeError(problem)
+            server.should_exit = True
+
+    def start() -> None:
+        thread.start()
+        threading.Thread(target=end_when_it_hangs, name="watch", daemon=True).start()
 
     def stop() -> None:
+        stopped.set()
         pump.stop()
         thread.join(STOP_SECONDS)
 
-    app = make_app(state, store, start=thread.start, stop=stop)
+    app = make_app(state, store, start=start, stop=stop)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

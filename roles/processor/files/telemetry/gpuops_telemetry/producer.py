@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from confluent_kafka import Producer
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
@@ -27,6 +27,7 @@ from gpuops_telemetry.kafka_options import producer_options
 from gpuops_telemetry.kafka_publisher import Publisher, PublisherMetrics
 from gpuops_telemetry.logs import set_up_logging
 from gpuops_telemetry.settings import Environment, ProducerSettings, SettingsError
+from gpuops_telemetry.watchdog import watch
 
 LOG = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ class Repeater(threading.Thread):
         if not self.is_alive():
             return f"The thread {self.name} ended."
         return f"The thread {self.name} has been silent for {silent:.0f} s." if silent > self._silence_limit else None
+
+
+def problems_of(repeaters: Sequence[Repeater]) -> list[str]:
+    """Why a restart would help, if it would."""
+    return [problem for repeater in repeaters if (problem := repeater.problem())]
 
 
 class Telemetry:
@@ -179,7 +185,7 @@ def serve(port: int, metrics: ProducerMetrics, repeaters: list[Repeater]) -> htt
             if self.path == "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
             elif self.path == "/health":
-                problems = [problem for repeater in repeaters if (problem := repeater.problem())]
+                problems = problems_of(repeaters)
                 body = json.dumps({"status": "failed" if problems else "ok", "problems": problems}).encode()
                 self._answer(503 if problems else 200, "application/json", body)
             else:
@@ -201,7 +207,7 @@ def serve(port: int, metrics: ProducerMetrics, repeaters: list[Repeater]) -> htt
 
 
 def main() -> int:
-    """Runs until SIGTERM; 2 when a setting is wrong, 1 when events were left behind."""
+    """Runs until SIGTERM; 2 when a setting is wrong, 1 when events were left behind or only a restart helps."""
     set_up_logging()
     try:
         settings = ProducerSettings.from_environment(Environment())
@@ -226,12 +232,13 @@ def main() -> int:
     for repeater in repeaters:
         repeater.start()
     server = serve(settings.port, metrics, repeaters)
-    stop.wait()
+    problem = watch(stop, lambda: problems_of(repeaters))
+    stop.set()
     server.shutdown()
     left = publisher.close(10.0)
     if left:
         LOG.error("%d events were not acknowledged before the stop", left)
-    return 1 if left else 0
+    return 1 if left or problem else 0
 
 
 if __name__ == "__main__":
