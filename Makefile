@@ -26,10 +26,13 @@ verify: ## check the running demo (TAGS=kafka checks one service)
 
 destroy: ## destroy the demo and prove that nothing is left
 	ansible-playbook -i $(FLEET) playbooks/destroy.yml
+	@scripts/leftovers
 	$(LOCAL_PROVIDER) -e local_provider_state=absent
 
+# By the environment, and as it was written: neither make nor this machine's shell may read what is meant for the container.
+exec: export EXEC_COMMAND = $(value CMD)
 exec: ## a command inside a service's container: make exec HOST=kafka-1 SERVICE=kafka CMD='ls /opt'
-	@scripts/exec "$(FLEET)" "$(HOST)" "$(SERVICE)" "$(CMD)"
+	@scripts/exec "$(FLEET)" "$(HOST)" "$(SERVICE)" "$$EXEC_COMMAND"
 
 check: ## lint, sanity and unit tests
 	@scripts/setup dev
@@ -43,6 +46,10 @@ lint:
 	ruff format --check .
 	mypy -p ansible_collections.gpuops.fleet.plugins -p gpuops_telemetry
 	mypy tests
+	@# Programs that run by themselves, each in a place of its own.
+	for file in $$(git ls-files 'roles/*/files/*.py' 'playbooks/files/*.py' 'scripts/*.py' ':!roles/processor/files/telemetry'); do \
+		mypy "$$file" || exit; \
+	done
 	yamllint .
 	ansible-lint --offline --profile production
 	antsibull-changelog lint

@@ -25,6 +25,13 @@ def test_exec_runs_a_command_inside_the_container(fleet: Fleet) -> None:
     assert "10001" in done.stdout
 
 
+def test_exec_hands_the_command_over_as_it_was_written(fleet: Fleet) -> None:
+    """Neither make nor the shell of this machine reads it."""
+    command = """x=in; printf '%s|' "$x" 'a  b' $(id --user) `echo c`"""
+    done = make("exec", f"HOST={fleet.machine('processor').name}", "SERVICE=processor", f"CMD={command}")
+    assert "in|a  b|10001|c|" in done.stdout, done.stdout + done.stderr
+
+
 def test_exec_says_what_it_needs() -> None:
     done = make("exec", "HOST=nowhere-1", "SERVICE=kafka", "CMD=true")
     assert done.returncode != 0

@@ -110,8 +110,9 @@ def test_the_life_of_a_host(
     instance: Module, client: docker.DockerClient, deployment: str, private_key: Path, tmp_path: Path
 ) -> None:
     ssh = {"wait": "ssh", "ssh_private_key_file": str(private_key)}
-    volumes = {volume.name for volume in client.volumes.list()}
     created = instance(**ssh)
+    (volume,) = client.volumes.list(filters={"label": f"gpuops.fleet.deployment={deployment}"})
+    assert volume.attrs["Labels"]["gpuops.fleet.name"] == "a-1", "what scripts/leftovers finds it by"
     assert created["actions"] == ["create"]
     one = created["instance"]
     assert (one["status"], one["ssh_port"], one["price_per_hour_usd"]) == ("running", 22, 0.0)
@@ -158,8 +159,7 @@ def test_the_life_of_a_host(
         assert instance(name=name, state="absent")["changed"]
         assert not instance(name=name, state="absent")["changed"]
     assert local_engine.left_behind(client, deployment) == []
-    mine = {volume.name for volume in client.volumes.list()} - volumes
-    assert not [name for name in mine if deployment in str(client.volumes.get(name).attrs)]
+    assert client.volumes.list(filters={"label": f"gpuops.fleet.deployment={deployment}"}) == []
 
 
 def test_what_a_real_ssh_server_answers_has_its_class(

@@ -156,9 +156,10 @@ class LocalProvider:
             dock.LABEL_SIZE: request.offer.id,
             dock.LABEL_IMAGE: image,
         }
-        body = local_host.container_body(
-            self._client, self._settings.get("isolation") or "auto", request, network.name, network.free_address()
-        )
+        of_the_volume = {name: labels[name] for name in (dock.LABEL_KIND, dock.LABEL_DEPLOYMENT, dock.LABEL_NAME)}
+        isolation = self._settings.get("isolation") or "auto"
+        address = network.free_address()
+        body = local_host.container_body(self._client, isolation, request, network.name, address, of_the_volume)
         try:
             created = self._client.create_container(
                 image,

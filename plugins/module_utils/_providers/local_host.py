@@ -34,7 +34,9 @@ _CAPABILITIES = [
 ]
 
 
-def container_body(client: APIClient, isolation: str, request: Request, network: str, address: str) -> dict[str, Any]:
+def container_body(
+    client: APIClient, isolation: str, request: Request, network: str, address: str, labels: dict[str, str]
+) -> dict[str, Any]:
     """The arguments of the engine's create call that make a container a host.
 
     isolation "auto" chooses by what the engine reports: on cgroup v2 a privileged container with a control group
@@ -63,9 +65,11 @@ def container_body(client: APIClient, isolation: str, request: Request, network:
     # What the command line calls systempaths=unconfined; the library has no word for it.
     host_config["MaskedPaths"] = []
     host_config["ReadonlyPaths"] = []
+    # The inner engine needs a real file system. Without a name it is removed with the host; if it ever isn't, labels say
+    # whose it was.
+    host_config["Mounts"] = [{"Type": "volume", "Target": "/var/lib/docker", "VolumeOptions": {"Labels": labels}}]
     return {
         "command": [_INIT] if cgroup_v2 else [_INIT, *_CGROUP_V1_ARGUMENTS],
-        "volumes": ["/var/lib/docker"],  # anonymous: the inner engine needs a real file system; removed with the host
         "stop_signal": "SIGRTMIN+3",
         "host_config": host_config,
         "networking_config": networking_config(client, network, address),
