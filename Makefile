@@ -62,7 +62,7 @@ sanity:
 unit:
 	pytest -q --numprocesses 2 tests/unit
 
-test: ## every test
+test: ## every test; begins by destroying the demo, and ends so
 	@scripts/test
 
 bench: ## ratios against references, into build/bench.json (BENCH=--from-nothing times the first demo, too)
