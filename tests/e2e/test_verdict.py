@@ -76,6 +76,12 @@ def test_report_for_programs(fleet: Fleet, report: tuple[dict[str, Any], str]) -
     assert told["endpoint"]["url"] == f"http://{vllm.address}:8000"
     assert {host["name"] for host in told["hosts"]} == {fleet.machine(role).name for role in SERVICES}
     assert {one["service"]: one["health"] for one in told["services"]} == dict.fromkeys(SERVICES, "healthy")
+    images = {one["service"]: one["image"] for one in told["services"]}
+    assert all(re.search(r"@sha256:[0-9a-f]{64}$|:[0-9a-f]{12}$", image) for image in images.values()), images
+    assert all(re.match(r"\d+\.\d+", host["docker"]) and host["operating_system"] for host in told["hosts"])
+    assert told["price_per_hour_usd"] == 0.0
+    assert set(told["versions"]) == {"ansible-core", "gpuops.fleet"}
+    assert all(step["seconds"] >= 0 and step["step"] for step in told["steps"])
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine to paste the line for")
@@ -111,4 +117,7 @@ def test_report_for_people(fleet: Fleet, report: tuple[dict[str, Any], str]) -> 
         for word in (machine.name, machine.address, role):
             assert word in page.shown
     assert re.search(r"\bhealthy\b", page.shown)
+    for service in report[0]["services"]:
+        assert service["image"] in page.shown
+    assert "$" in page.shown, "its price"
     assert page.loaded == [], "the page must be complete without a network"

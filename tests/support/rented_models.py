@@ -57,7 +57,7 @@ class Setting:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
 
     def destroy(self, file: pathlib.Path) -> None:

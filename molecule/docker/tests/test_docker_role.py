@@ -25,7 +25,9 @@ def test_engine_and_compose_answer(host: Host) -> None:
 def test_options_are_merged(host: Host) -> None:
     options = json.loads(host.file("/etc/docker/daemon.json").content_string)
     assert options["log-driver"] == "json-file"
-    assert options["log-opts"] == {"max-size": "10m", "max-file": "5"}, "the scenario's max-file, our max-size"
+    wanted = {"max-size": "10m", "max-file": "5", "tag": "theirs"}
+    assert options["log-opts"] == wanted, "the scenario's max-file, our max-size, and what stood there before"
+    assert options["max-concurrent-downloads"] == 2, "what stood there before"
     assert options["live-restore"] is True
     assert options["no-new-privileges"] is True
     assert options["insecure-registries"] == ["registry.molecule-docker.internal:5000"]
