@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ def run_module(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoR
         result = work()
     except ProviderError as error:
         fix = f" {error.fix}" if error.fix else ""
-        module.fail_json(msg=f"{error.message}{fix}", failure=error.as_failure(), **getattr(error, "result", {}))
+        module.fail_json(msg=f"{error.message}{fix}", failure=error.as_failure(), **error.result)
     except ValueError as error:
         failure = {"provider": None, "code": "invalid_input", "status": None, "request_id": None}
         module.fail_json(msg=str(error), failure={**failure, "message": str(error), "fix": "Correct the input."})
@@ -88,6 +88,7 @@ class Run:
     bad_machines: set[tuple[str, str | None]] = field(default_factory=set)  # (provider, machine_id)
     host_key_trust: str | None = None
     warnings: list[str] = field(default_factory=list)
+    living: Instance | None = None  # what there is of this instance, as far as we know
 
     def result(self) -> dict[str, Any]:
         found = _rent.find(self.providers, self.wish.deployment_id, self.wish.name)
@@ -109,7 +110,11 @@ class Run:
             instance = found.current if self.wish.state != "absent" else None
             actions = [action.value for action in plan.actions]
             return result | {"changed": plan.changed, "actions": actions, "instance": _views.optional(instance)}
-        current, report = self._apply(plan, found, market.offers)
+        try:
+            current, report = self._apply(plan, found, market.offers)
+        except ProviderError as error:
+            self._complete(error, found.current)
+            raise
         return result | {
             "changed": bool(self.actions),
             "actions": self.actions,
@@ -119,6 +124,32 @@ class Run:
             "host_key_trust": self.host_key_trust,
             "warnings": [*market.warnings, *self.warnings],
         }
+
+    def _complete(self, error: ProviderError, before: Instance | None) -> None:
+        """What was done, and what it costs, must not be lost with an error that knows nothing of it."""
+        if "failed_rentals" not in error.result:
+            for sentence in self._costs(before):
+                error.tell_first(sentence)
+        done = {
+            "changed": bool(self.actions),
+            "actions": self.actions,
+            "instance": _views.optional(self.living),
+            "failed_rentals": self.failed_rentals,
+        }
+        error.result = done | error.result
+
+    def _costs(self, before: Instance | None) -> Iterator[str]:
+        """What this run has paid for without a success, and what it goes on paying for."""
+        if self.living and {Action.CREATE.value, Action.START.value} & set(self.actions):
+            yield (
+                f"Instance '{self.wish.name}' lives at {self.living.provider} ({self.living.id[:20]}) and goes on "
+                f"costing {_price(self.living.price_per_hour_usd)} per hour."
+            )
+        if self.failed_rentals:
+            yield f"Rented in vain: {_in_vain(self.failed_rentals)}."
+        elif before and not self.living and self.wish.state != "absent" and Action.DELETE.value in self.actions:
+            gone = f"{before.provider} {before.id[:20]}"
+            yield f"{gone} differed and was destroyed, and no other is known to be in its place."
 
     def _lifetime(self, current: Instance | None, offers: list[Offer]) -> dict[str, str]:
         """Who ends what lives, or what would be rented."""
@@ -171,6 +202,7 @@ class Run:
     def _apply(
         self, plan: _plan.Plan, found: _rent.Found, offers: list[Offer]
     ) -> tuple[Instance | None, _readiness.Report | None]:
+        self.living = found.current
         if self.wish.state == "absent":
             self._end_all(found)
             return None, None
@@ -191,6 +223,7 @@ class Run:
             if self.providers[one.provider].delete(one.id):
                 self.actions.append(Action.DELETE.value)
                 _journal.record("deleted", one)
+            self.living = None  # the one that counts is the first
         for provider in self.providers.values():
             if provider.clean_up(self.wish.deployment_id):
                 self.actions.append("clean_up")
@@ -202,24 +235,26 @@ class Run:
         current, offer = _rent.rent(self.providers, self.wish, untried)
         self.tried.append(offer)
         self.actions.append(Action.CREATE.value)
+        self.living = current
         if current.needs_start:
-            current = self.providers[current.provider].start(current.id)
+            self.living = current = self.providers[current.provider].start(current.id)
         return current
 
     def _change(self, action: Action, current: Instance) -> Instance:
         provider = self.providers[current.provider]
         expiry = self.wish.extend_to_epoch_hours
         if action is Action.RENEW and expiry is not None:
-            current = _lifetime.renew(provider, current, expiry)
+            self.living = current = _lifetime.renew(provider, current, expiry)
             self.actions.append(action.value)
             return current
-        self.actions.append(action.value)
         if action is Action.START:
-            current = provider.start(current.id)
+            self.living = current = provider.start(current.id)
         elif action is Action.STOP:
-            current = provider.stop(current.id)
+            self.living = current = provider.stop(current.id)
         elif action is Action.DELETE:
             provider.delete(current.id)
+            self.living = None
+        self.actions.append(action.value)
         _journal.record({"start": "started", "stop": "stopped"}.get(action.value, "deleted"), current)
         return current
 
@@ -229,7 +264,8 @@ class Run:
             return current, None
         while True:
             provider = self.providers[current.provider]
-            current, report = self._wait_for(provider, current)
+            self.living, report = self._wait_for(provider, current)
+            current = self.living
             if report.ready:
                 return current, report
             self._handle_unready(provider, current, report)
@@ -295,6 +331,7 @@ class Run:
             self.actions.append(Action.STOP.value)
         elif wanted in ("destroy", "replace"):
             provider.delete(current.id)
+            self.living = None
             self.actions.append(Action.DELETE.value)
             _journal.record("deleted", current)
         return current
@@ -307,13 +344,14 @@ class Run:
         outcome: str,
         cause: ProviderError | None = None,
     ) -> NoReturn:
+        before = f" Rented in vain before: {_in_vain(self.failed_rentals)}." if self.failed_rentals else ""
         self.failed_rentals.append(evidence)
         tried = ", ".join(f"{one['address']} ({one['kind']})" for one in report.endpoints.values())
         classes = ", ".join(f"{kind} ({seen['count']} times)" for kind, seen in report.classes.items())
         raise EngineError(
             f"Instance '{self.wish.name}' at {current.provider} ({current.id[:20]}) was not ready ({self.wish.wait}) "
             f"after {report.seconds:.0f} s: {classes}; last: {report.last_message}. "
-            f"{f'Tried {tried}. ' if tried else ''}{outcome}",
+            f"{f'Tried {tried}. ' if tried else ''}{outcome}{before}",
             code="not_ready",
             provider=current.provider,
             fix=f"TROUBLESHOOTING.md says what to do about '{report.last_class}'; the result has more under readiness.",
@@ -327,11 +365,24 @@ class Run:
         ) from cause
 
 
+def _in_vain(failed_rentals: list[dict[str, Any]]) -> str:
+    """Which rentals those were, what became of them, and what they cost."""
+    return ", ".join(
+        f"{one['provider']} {one['id'][:20]} ({one['ended']}, {_amount(one['cost_usd'])})" for one in failed_rentals
+    )
+
+
+def _amount(cost_usd: float | None) -> str:
+    return "an unknown amount" if cost_usd is None else f"{cost_usd:.4f} USD"
+
+
+def _price(price_per_hour_usd: float | None) -> str:
+    return "an unknown price" if price_per_hour_usd is None else f"{price_per_hour_usd:g} USD"
+
+
 def _after_unready(wanted: str, evidence: Mapping[str, Any]) -> str:
     """What became of it, and what that costs."""
-    cost, price = evidence["cost_usd"], evidence["price_per_hour_usd"]
-    so_far = "an unknown amount" if cost is None else f"{cost:.4f} USD"
-    per_hour = "an unknown price" if price is None else f"{price:g} USD"
+    so_far, per_hour = _amount(evidence["cost_usd"]), _price(evidence["price_per_hour_usd"])
     return {
         "keep": f"It is kept: it has cost {so_far} so far and goes on costing {per_hour} per hour. Run again to go on "
         "waiting.",

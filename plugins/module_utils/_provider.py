@@ -91,7 +91,7 @@ PROVIDER_NAMES = tuple(CAPABILITIES)
 
 
 class ProviderError(Exception):
-    """A provider said no. Says what happened, where, and what to do next."""
+    """A provider said no. Says what happened, where, and what to do next; result holds what else the module returns."""
 
     code = "provider_error"
 
@@ -104,6 +104,12 @@ class ProviderError(Exception):
         self.status = status
         self.request_id = request_id
         self.fix = fix
+        self.result: dict[str, Any] = {}
+
+    def tell_first(self, sentence: str) -> None:
+        """Put what the caller knows, and whoever raised this did not, before the message."""
+        self.message = f"{sentence} {self.message}"
+        self.args = (self.message,)
 
     def as_failure(self) -> dict[str, Any]:
         """The shape that every module returns under failure."""
@@ -168,7 +174,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class EngineError(ProviderError):
-    """Our own refusal, reported the same way; result holds what else the module returns."""
+    """Our own refusal, reported the same way."""
 
     def __init__(self, message: str, *, code: str, result: Mapping[str, Any] | None = None, **details: Any) -> None:
         super().__init__(message, **details)

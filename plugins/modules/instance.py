@@ -242,7 +242,7 @@ instance:
       sample: "101"
 actions:
   description: What was done, or would be done in check mode, in this order.
-  returned: success
+  returned: success, and when it fails amid its work
   type: list
   elements: str
   sample: [create]

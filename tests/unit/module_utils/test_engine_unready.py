@@ -21,7 +21,14 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, ProviderUnavailable
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    AuthError,
+    EngineError,
+    InvalidRequest,
+    NoCapacity,
+    ProviderError,
+    ProviderUnavailable,
+)
 from support.fake_clock import FakeClock
 from support.fake_provider import FakeCloud, FakeProvider
 
@@ -235,3 +242,97 @@ def test_the_journal_tells_what_happened() -> None:
     home = _journal.home()
     assert home is not None
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+# What was done before an error ------------------------------------------------------------------------------------
+
+
+def break_off(provider: FakeProvider, wish: Wish) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        Run({"fake": provider}, wish).result()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (None, "no_capacity"),  # the only offer was the bad machine's
+        (NoCapacity("Sold out.", provider="fake"), "no_capacity"),
+        (AuthError("The key is refused.", provider="fake"), "auth"),
+        (InvalidRequest("No such image.", provider="fake"), "invalid_request"),
+    ],
+)
+def test_what_was_rented_in_vain_is_told_when_there_is_no_replacement(refusal: ProviderError | None, code: str) -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud, unique_names=True, prices=(1.0, 2.0) if refusal else (1.0,))
+    if refusal:
+        provider.refuse["create offer-2"] = refusal
+    error = break_off(provider, replace(WISH, on_unready="replace"))
+    assert error.code == code
+    assert not cloud.alive()
+    assert error.result["changed"] is True
+    assert error.result["actions"] == ["create", "delete"]
+    assert error.result["instance"] is None
+    (evidence,) = error.result["failed_rentals"]
+    assert (evidence["id"], evidence["ended"]) == ("fake-1", "destroyed")
+    assert evidence["cost_usd"] > 0
+    assert re.search(r"^Rented in vain: fake fake-1 \(destroyed, 0\.0\d+ USD\)\. ", error.message)
+    assert error.as_failure()["message"] == str(error) == error.message
+    assert (refusal.message if refusal else "no offer fits") in error.message
+
+
+def test_a_market_that_fails_after_the_end_of_an_older_rental_does_not_hide_that_end() -> None:
+    """A rental of an earlier run: this one looks at the market only when it needs a replacement."""
+    cloud = FakeCloud()
+    fail(cloud, "keep")
+    provider = FakeProvider(cloud, unique_names=True)
+    provider.refuse["offers"] = ProviderUnavailable("The provider is down.", provider="fake")
+    error = break_off(provider, replace(WISH, on_unready="replace"))
+    assert error.code == "unavailable"
+    assert error.result["actions"] == ["delete"]
+    assert [one["id"] for one in error.result["failed_rentals"]] == ["fake-1"]
+
+
+def test_each_of_several_rentals_in_vain_is_in_the_message() -> None:
+    message = fail(FakeCloud(), "replace", prices=tuple(float(price) for price in range(1, 9))).message
+    assert re.search(
+        r"Rented in vain before: fake fake-1 \(destroyed, .*fake fake-3 \(destroyed, [\d.]+ USD\)\.", message
+    )
+    assert "fake-4 (destroyed" not in message  # the last one is what the rest of the message is about
+
+
+def test_a_drifted_machine_that_is_gone_without_a_successor_is_told() -> None:
+    cloud = FakeCloud()
+    break_off(FakeProvider(cloud, unique_names=True), replace(WISH, image="one"))
+    provider = FakeProvider(cloud, unique_names=True)
+    provider.refuse["create"] = NoCapacity("Sold out.", provider="fake")
+    error = break_off(provider, replace(WISH, image="two", on_drift="replace"))
+    assert not cloud.alive()
+    assert error.result["changed"] is True
+    assert error.result["actions"] == ["delete"]
+    assert error.result["instance"] is None
+    assert error.result["failed_rentals"] == []
+    assert "fake fake-1 differed and was destroyed, and no other is known" in error.message
+
+
+def test_a_drifted_machine_that_could_not_be_destroyed_is_not_said_to_be() -> None:
+    cloud = FakeCloud()
+    break_off(FakeProvider(cloud, unique_names=True), replace(WISH, image="one"))
+    provider = FakeProvider(cloud, unique_names=True)
+    provider.refuse["delete"] = ProviderUnavailable("The provider is down.", provider="fake")
+    error = break_off(provider, replace(WISH, image="two", on_drift="replace"))
+    assert error.result["changed"] is False
+    assert error.result["actions"] == []
+    assert error.result["instance"]["id"] == "fake-1"
+    assert "destroyed" not in error.message
+
+
+def test_a_machine_that_lives_and_costs_is_named_by_any_error(accepted: list[str | None]) -> None:
+    provider = FakeProvider(FakeCloud(), unique_names=True)
+    provider.refuse["get"] = AuthError("The key is refused.", provider="fake")
+    error = break_off(provider, WISH)
+    assert error.result["actions"] == ["create"]
+    assert error.result["instance"]["id"] == "fake-1"
+    assert error.message == (
+        "Instance 'vllm-1' lives at fake (fake-1) and goes on costing 1 USD per hour. The key is refused."
+    )
