@@ -23,7 +23,13 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._probe import (
     probe_login,
     probe_socket,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capability, Provider, ProviderError
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    Capability,
+    Provider,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+)
 
 REREAD_SECONDS = 30.0  # addresses and ports of a rental can change while it boots
 # With more than one way in, one that swallows everything must not keep us from trying the other.
@@ -195,6 +201,7 @@ class _Waiting:
 
 
 def _wait_for_provider(provider: Provider, instance: Instance, report: Report, started: float, stage: str) -> Instance:
+    no_news = ""  # why the last look showed nothing
     while not (instance.status is Status.RUNNING and _has_way_in(instance, stage)):
         waited = _clock.monotonic() - started
         if instance.status in (Status.FAILED, Status.TERMINATING):
@@ -203,10 +210,15 @@ def _wait_for_provider(provider: Provider, instance: Instance, report: Report, s
             )
             return instance
         if waited > report.budget.provider_seconds:
-            report.add(Probe("provider_slow", f"still {instance.status.value}: {instance.detail}"), waited)
+            report.add(Probe("provider_slow", f"still {instance.status.value}: {instance.detail}{no_news}"), waited)
             return instance
         _clock.sleep(1.0 if waited < 30 else 5.0)
-        current = _cached.look(provider, instance.id)
+        try:
+            current = _cached.look(provider, instance.id)
+        except (ProviderUnavailable, RateLimited) as error:
+            no_news = f" (when last asked: {error.message})"
+            continue
+        no_news = ""
         if current is None:
             report.add(Probe("provider_failed", "the provider no longer knows this instance"), waited)
             return instance

@@ -21,8 +21,11 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoi
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     CAPABILITIES,
+    AuthError,
     Capability,
+    ProviderError,
     ProviderUnavailable,
+    RateLimited,
 )
 from support.fake_clock import FakeClock
 from support.fake_provider import FakeCloud, FakeProvider
@@ -239,3 +242,46 @@ def test_every_provider_has_a_row_for_what_it_rents() -> None:
     for name, capabilities in CAPABILITIES.items():
         for runtime in Runtime:
             assert ((name, runtime) in TABLE) is (Capability(runtime.value) in capabilities)
+
+
+# While the provider works ------------------------------------------------------------------------------------------
+
+
+def pending(waiting: Waiting, status: Status = Status.PENDING, detail: str = "") -> Instance:
+    shown = replace(READY, status=status, detail=detail)
+    waiting.provider.cloud.instances[READY.id] = shown
+    return shown
+
+
+@pytest.mark.parametrize(
+    "error", [ProviderUnavailable("It is down.", provider="fake"), RateLimited("Not so fast.", provider="fake")]
+)
+def test_a_provider_that_can_not_be_asked_while_it_works_says_nothing_about_the_machine(
+    waiting: Waiting, error: ProviderError
+) -> None:
+    waiting.provider.refuse["get"] = error
+    shown = pending(waiting)
+
+    def answers_again_after_120_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 120:
+            waiting.provider.refuse.clear()
+            waiting.provider.cloud.instances[READY.id] = READY
+
+    waiting.clock.on_sleep = answers_again_after_120_seconds
+    assert waiting.wait(60, shown)[1].ready
+
+
+def test_a_provider_that_can_not_be_asked_until_the_deadline_is_slow_for_this_machine(waiting: Waiting) -> None:
+    waiting.provider.refuse["get"] = ProviderUnavailable("It is down.", provider="fake")
+    instance, report = waiting.wait(60, pending(waiting, detail="loading"))
+    assert instance.id == READY.id
+    assert report.last_class == "provider_slow"
+    assert report.last_message == "still pending: loading (when last asked: It is down.)"
+    assert 1800 <= report.provider_seconds <= 1810
+
+
+def test_what_the_provider_refuses_for_good_is_not_waited_for(waiting: Waiting) -> None:
+    waiting.provider.refuse["get"] = AuthError("The key is refused.", provider="fake")
+    with pytest.raises(AuthError):
+        waiting.wait(60, pending(waiting))
+    assert waiting.provider.cloud.calls == ["get"]
