@@ -32,6 +32,9 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 )
 
 REREAD_SECONDS = 30.0  # addresses and ports of a rental can change while it boots
+# An order to start may take some seconds to show. What is stopped for longer than this won't start by itself (an image
+# that can't be pulled, a command that ended), and waiting for it would cost the whole time of its provider.
+STOPPED_SECONDS = 60.0
 # With more than one way in, one that swallows everything must not keep us from trying the other.
 _OTHER_WAY_SECONDS = 0.2
 
@@ -202,9 +205,15 @@ class _Waiting:
 
 def _wait_for_provider(provider: Provider, instance: Instance, report: Report, started: float, stage: str) -> Instance:
     no_news = ""  # why the last look showed nothing
+    stopped_since: float | None = None
     while not (instance.status is Status.RUNNING and _has_way_in(instance, stage)):
         waited = _clock.monotonic() - started
-        if instance.status in (Status.FAILED, Status.TERMINATING):
+        if instance.status is not Status.STOPPED:
+            stopped_since = None
+        elif stopped_since is None:
+            stopped_since = waited
+        stays = stopped_since is not None and waited - stopped_since >= STOPPED_SECONDS and not no_news
+        if stays or instance.status in (Status.FAILED, Status.TERMINATING):
             report.add(
                 Probe("provider_failed", f"the provider says: {instance.status.value} {instance.detail}"), waited
             )

@@ -285,3 +285,51 @@ def test_what_the_provider_refuses_for_good_is_not_waited_for(waiting: Waiting) 
     with pytest.raises(AuthError):
         waiting.wait(60, pending(waiting))
     assert waiting.provider.cloud.calls == ["get"]
+
+
+def test_what_stays_stopped_after_its_start_will_not_run(waiting: Waiting) -> None:
+    report = waiting.wait(60, pending(waiting, Status.STOPPED, "image pull failed"))[1]
+    assert report.last_class == "provider_failed"
+    assert report.last_message == "the provider says: stopped image pull failed"
+    assert _readiness.STOPPED_SECONDS <= report.provider_seconds <= _readiness.STOPPED_SECONDS + 5
+    assert not waiting.probed
+
+
+def test_what_stops_while_its_provider_works_on_it_will_not_run(waiting: Waiting) -> None:
+    shown = pending(waiting)
+
+    def exits_after_300_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 300:
+            pending(waiting, Status.STOPPED, "exited")
+
+    waiting.clock.on_sleep = exits_after_300_seconds
+    report = waiting.wait(60, shown)[1]
+    assert report.last_class == "provider_failed"
+    assert 360 <= report.provider_seconds <= 372
+
+
+def test_what_still_shows_as_stopped_right_after_its_start_is_waited_for(waiting: Waiting) -> None:
+    """Twice, each time for less than the grace."""
+    shown = pending(waiting, Status.STOPPED)
+
+    def comes_and_goes() -> None:
+        seconds = waiting.clock.now() - waiting.began
+        pending(waiting, Status.STOPPED if seconds < 50 or 60 < seconds < 110 else Status.PENDING)
+        if seconds > 150:
+            waiting.provider.cloud.instances[READY.id] = READY
+
+    waiting.clock.on_sleep = comes_and_goes
+    assert waiting.wait(60, shown)[1].ready
+
+
+def test_what_was_stopped_before_its_provider_could_not_be_asked_may_run_by_now(waiting: Waiting) -> None:
+    shown = pending(waiting, Status.STOPPED)
+    waiting.provider.refuse["get"] = ProviderUnavailable("It is down.", provider="fake")
+
+    def answers_again_after_200_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 200:
+            waiting.provider.refuse.clear()
+            waiting.provider.cloud.instances[READY.id] = READY
+
+    waiting.clock.on_sleep = answers_again_after_200_seconds
+    assert waiting.wait(60, shown)[1].ready
