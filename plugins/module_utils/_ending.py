@@ -11,7 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Ambiguous, ProviderUnavailable
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    Ambiguous,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+)
 
 DEADLINE_SECONDS = 60.0
 AGAIN_SECONDS = 15.0
@@ -24,6 +29,13 @@ class Left:
 
     price_per_hour_usd: float | None = None
 
+    def __str__(self) -> str:
+        price = self.price_per_hour_usd
+        return "an unknown amount per hour" if price is None else f"{price:.3f} USD per hour"
+
+
+_UNKNOWN = Left()
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -31,7 +43,7 @@ class Ending:
 
     order sends the delete and returns what was wrong with the answer ("" when nothing was), or None when the provider
     says that there is no such rental. look returns None only when the provider says that it is gone. thing is what a
-    sentence calls the rental ("pod abc"), console is where a person finds it.
+    sentence calls the rental ("pod abc"), console is where a person finds it, known is what was seen before.
     """
 
     provider: str
@@ -39,37 +51,49 @@ class Ending:
     console: str
     order: Callable[[], str | None]
     look: Callable[[], Left | None]
+    known: Left = _UNKNOWN
 
     def finish(self) -> bool:
         """Returns when it is gone; False when it was gone before our first order took effect."""
         deadline = _clock.monotonic() + DEADLINE_SECONDS
-        orders, problem = 0, "it is still listed"
+        orders, problem, left = 0, "it is still listed", self.known
         while True:
             try:
                 answer = self.order()
                 if answer is None:
                     return orders > 0  # without an earlier order of ours, somebody else did it
                 problem = answer or problem
-            except Ambiguous as error:
+            except (Ambiguous, ProviderUnavailable, RateLimited) as error:
                 problem = error.message
+            except ProviderError as error:  # ordering again can't help
+                error.tell_first(
+                    f"The end of {self.thing} could not be ordered: it goes on costing {left} until it is ended, here "
+                    f"or at {self.console}."
+                )
+                raise
             orders += 1
             again_at = min(deadline, _clock.monotonic() + AGAIN_SECONDS)
             while True:
-                left = self.look()
-                if left is None:
-                    return True
+                unseen = ""
+                try:
+                    now = self.look()
+                    if now is None:
+                        return True
+                    left = now
+                except ProviderError as error:  # says nothing about the rental
+                    unseen = error.message
                 if _clock.monotonic() >= again_at:
                     break
                 _clock.sleep(POLL_SECONDS)
             if orders > 1 and _clock.monotonic() >= deadline:
-                raise self._still_there(left, problem)
+                raise self._still_there(left, problem, unseen)
 
-    def _still_there(self, left: Left, problem: str) -> ProviderUnavailable:
-        price = left.price_per_hour_usd
-        costs = "an unknown amount" if price is None else f"{price:.3f} USD"
+    def _still_there(self, left: Left, problem: str, unseen: str) -> ProviderUnavailable:
+        why = unseen or problem
+        has, end = ("may still have", " until it is gone") if unseen else ("still has", "")
         return ProviderUnavailable(
-            f"{self.provider} still has {self.thing} {DEADLINE_SECONDS:.0f} s after its end was ordered ({problem}). "
-            f"It goes on costing {costs} per hour.",
+            f"{self.provider} {has} {self.thing} {DEADLINE_SECONDS:.0f} s after its end was ordered ({why}). "
+            f"It goes on costing {left}{end}.",
             provider=self.provider,
             fix=f"Run again; if it stays, end it yourself at {self.console}.",
         )

@@ -194,7 +194,8 @@ class RunpodProvider:
             now = self.get(instance_id)
             return Left(now.price_per_hour_usd) if now else None
 
-        if not Ending(NAME, f"pod {instance_id}", CONSOLE, order, look).finish():
+        known = Left(ours.price_per_hour_usd)
+        if not Ending(NAME, f"pod {instance_id}", CONSOLE, order, look, known).finish():
             return False
         self._remove_secrets(ours.marker)
         return True

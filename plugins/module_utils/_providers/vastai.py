@@ -159,7 +159,7 @@ class VastaiProvider:
     def _undo(self, contract: str) -> None:
         """Destroy what a create left behind although it failed: it would cost storage for ever."""
         try:
-            self._end(contract)
+            self._end(contract, Left())
         except ProviderError as error:
             raise Ambiguous(
                 f"vastai failed to rent, but left instance {contract}, which could not be destroyed: {error.message}",
@@ -220,9 +220,9 @@ class VastaiProvider:
         row = self._row(instance_id)
         if row is not None:
             self._ours(row)  # what is not ours is not touched
-        return self._end(instance_id)
+        return self._end(instance_id, Left(wire.price_of(row)) if row is not None else Left())
 
-    def _end(self, instance_id: str) -> bool:
+    def _end(self, instance_id: str, known: Left) -> bool:
         """Destroy it, again if need be, until Vast.ai says that it doesn't exist."""
 
         def order() -> str | None:
@@ -237,7 +237,7 @@ class VastaiProvider:
             now = self._row(instance_id)
             return None if now is None else Left(wire.price_of(now))
 
-        return Ending(self.name, f"instance {instance_id}", wire.CONSOLE, order, look).finish()
+        return Ending(self.name, f"instance {instance_id}", wire.CONSOLE, order, look, known).finish()
 
     def renew(self, instance_id: str, expiry_epoch_hours: int) -> Instance:
         """Only the label is sent: what runs doesn't notice."""

@@ -274,6 +274,13 @@ def test_a_delete_that_has_no_effect_is_an_alarm(provider: runpod.RunpodProvider
     assert 3 <= sum(call["method"] == "DELETE" for call in world.calls) <= 6
 
 
+def test_a_refused_delete_says_what_goes_on_costing(provider: runpod.RunpodProvider, world: World) -> None:
+    identity = rent(provider)
+    world.faults = [Fault(method="DELETE", status=401, body={"title": "Unauthorized"})]
+    with pytest.raises(AuthError, match=f"pod {identity} could not be ordered: it goes on costing 1.640 USD per hour"):
+        provider.delete(identity)
+
+
 @pytest.mark.parametrize("fault", [Fault(status=204), Fault(status=502), Fault(drop="before")])
 def test_a_delete_without_effect_is_repeated(provider: runpod.RunpodProvider, world: World, fault: Fault) -> None:
     identity = rent(provider)

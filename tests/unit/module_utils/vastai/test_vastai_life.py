@@ -16,6 +16,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
+    AuthError,
     InvalidRequest,
     NoCapacity,
     ProviderError,
@@ -236,6 +237,15 @@ def test_a_delete_that_never_works_is_loud(provider: vastai.VastaiProvider, worl
     assert "cloud.vast.ai/instances" in caught.value.fix
     assert 55 <= clock.time - began <= 80
     assert 3 <= len(calls(world, "DELETE")) <= 6
+
+
+def test_a_refused_delete_says_what_goes_on_costing(provider: vastai.VastaiProvider, world: World) -> None:
+    made = rent(provider)
+    wait_for(provider, made.id, Status.RUNNING)
+    world.faults = [Fault(method="DELETE", status=401, body={"success": False, "error": "auth_error"})]
+    said = rf"instance {made.id} could not be ordered: it goes on costing 0\.410 USD per hour"
+    with pytest.raises(AuthError, match=said):
+        provider.delete(made.id)
 
 
 # More time, and the owner
