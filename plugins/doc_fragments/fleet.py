@@ -19,6 +19,8 @@ options:
   provider_settings:
     description:
       - Addresses and settings of the providers, by the name of the provider.
+      - An instance is looked for at every provider that is named here, and at its own. Name one that needs no settings
+        with V({}), so that what was rented there before is found.
       - Credentials are better given in the environment variables that the providers' own clients use.
     type: dict
     default: {}

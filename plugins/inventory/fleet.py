@@ -20,8 +20,8 @@ description:
     all that SSH needs. C(fleet_endpoints) has the running container rentals. C(fleet_orphans) has what lives with
     this deployment's marker and is not in the file. One group for each role has its running instances.
     C(provider_*), C(gpu_*) and C(runtime_*) have what lives."
-  - "Variables of C(all): C(fleet_deployment_id), C(fleet_domain), C(fleet_complete), C(fleet_report_directory) and
-    C(fleet_file)."
+  - "Variables of C(all): C(fleet_deployment_id), C(fleet_domain), C(fleet_complete), C(fleet_report_directory),
+    C(fleet_file) and C(fleet_providers), which is all providers that the file names."
   - "Variables of a host: C(fleet_name), C(fleet_peer_name), C(fleet_status) (V(absent), V(unknown) when its provider
     failed, V(pending), V(running), V(stopped) or V(failed)) and, of a wanted one, C(fleet_wanted_instance), which is
     what the file says about it. What lives also has C(fleet_provider), C(fleet_gpu), C(fleet_gpu_count),

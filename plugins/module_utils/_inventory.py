@@ -99,6 +99,7 @@ def build(
         "fleet_complete": not failed,
         "fleet_report_directory": report_directory,
         "fleet_file": os.path.abspath(fleet.path),
+        "fleet_providers": list(fleet.providers),
     }
     return Built(hosts, variables, warnings)
 
@@ -169,6 +170,7 @@ def _set_wanted(host: HostEntry, fleet: Fleet, settings: Mapping[str, Any]) -> N
         fleet_peer_name=f"{host.name}.{fleet.domain}",
         fleet_status="absent",
         fleet_file=os.path.abspath(fleet.path),  # also here: a deployment may be spread over several files
+        fleet_providers=list(fleet.providers),
         fleet_wanted_instance=wanted,
     )
 

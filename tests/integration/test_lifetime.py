@@ -379,3 +379,27 @@ def test_where_nothing_is_wanted_any_more_is_looked_as_well(setting: Setting) ->
     markers = [_marker.parse(owner) for _identity, owner in setting.state()]
     ours = [marker for marker in markers if marker and marker.deployment_id == DEPLOYMENT]
     assert ours == [replace(job, owner="fleet")], "where its owner is written, a label doesn't say"
+
+
+# Moving to another provider
+
+
+def test_what_lives_at_a_provider_that_its_instance_does_not_name_any_more_is_found(setting: Setting) -> None:
+    """Only the fleet file as a whole still names Vast.ai, and says nothing else about it."""
+    file = setting.file.with_name("moving.fleet.yml")
+    text = FLEET.replace(DEPLOYMENT, "it-move-llm").replace("  - {name: pod-1, providers: [runpod], gpu: A40}\n", "")
+    text = text.replace("A40", "RTX_4090")  # there is one A40 only
+    file.write_text(f"{text}provider_settings: {{vastai: , runpod: }}\n")
+    moving = replace(setting, file=file)
+
+    def living() -> list[str]:
+        return [owner for _identity, owner in moving.state() if "--it-move-llm--" in owner]
+
+    moving.play("provision")
+    (before,) = living()
+    file.write_text(file.read_text().replace("providers: [vastai]", "providers: [runpod]"))
+    shown = moving.refused("provision")
+    assert "differs from what you want: provider is 'vastai', wanted ['runpod']" in shown
+    assert living() == [before]
+    moving.play("destroy", "-e", "fleet_confirm=it-move-llm")
+    assert living() == []

@@ -83,6 +83,7 @@ def test_variables_of_all() -> None:
         "fleet_complete": True,
         "fleet_report_directory": "/reports",
         "fleet_file": "/x/fleet.yml",
+        "fleet_providers": ["local"],
     }
 
 
@@ -94,6 +95,7 @@ def test_what_does_not_live_is_only_wanted() -> None:
         "fleet_peer_name": "kafka-1.acme-llm.internal",
         "fleet_status": "absent",
         "fleet_file": "/x/fleet.yml",
+        "fleet_providers": ["local"],
         "fleet_wanted_instance": {
             "name": "kafka-1",
             "providers": ["local"],

@@ -1,0 +1,40 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where an instance is looked for, by the parameters as Ansible's own argument spec hands them over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments
+from ansible_collections.gpuops.fleet.plugins.modules.instance import STATE_SPEC
+
+SPEC = {**_arguments.FLEET_SPEC, **_arguments.INSTANCE_SPEC, **STATE_SPEC}
+
+
+@pytest.mark.parametrize(
+    ("provider_settings", "look_at"),
+    [
+        ({}, ("runpod",)),
+        ({"vastai": {}}, ("runpod", "vastai")),
+        ({"runpod": {}, "local": {}, "vastai": {"api_key": "any"}}, ("runpod", "local", "vastai")),
+        # Ansible makes the same of this one as of a provider that isn't named.
+        ({"vastai": None}, ("runpod",)),
+    ],
+)
+def test_it_is_looked_for_at_its_own_providers_and_at_those_with_settings_even_empty_ones(
+    provider_settings: dict[str, Any], look_at: tuple[str, ...]
+) -> None:
+    task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["runpod"]}
+    result = ArgumentSpecValidator(SPEC).validate({**task, "provider_settings": provider_settings})
+    assert result.error_messages == []
+    assert set(_arguments.wish_from(result.validated_parameters).look_at) == set(look_at)
+
+
+def test_settings_that_nobody_completed_count_as_well() -> None:
+    task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["runpod"]}
+    params = ArgumentSpecValidator(SPEC).validate(task).validated_parameters
+    assert _arguments.wish_from({**params, "provider_settings": {"vastai": {}}}).look_at == ("runpod", "vastai")
