@@ -67,11 +67,12 @@ def list_all(providers: Providers) -> list[Instance]:
 
 
 def find(providers: Providers, deployment_id: str, name: str) -> Found:
-    """Which live rental is the instance of that name."""
+    """Which live rental is the instance of that name; what a job rented under it is the job's."""
     return settle(
         instance
         for instance in list_all(providers)
         if (instance.marker.deployment_id, instance.marker.name) == (deployment_id, name)
+        and instance.marker.owner == "fleet"
         and instance.status is not Status.TERMINATING
     )
 

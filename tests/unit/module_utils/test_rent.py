@@ -275,6 +275,21 @@ def test_without_a_usable_home_everything_works_the_same(monkeypatch: pytest.Mon
     assert run(FakeProvider(FakeCloud()))["changed"]
 
 
+def test_what_a_job_rented_under_that_name_is_neither_the_instance_nor_surplus() -> None:
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud)
+    run(provider)
+    (fleet,) = cloud.alive()
+    job = replace(fleet, id="fake-job", marker=replace(fleet.marker, nonce="job001", owner="job:7"), created_at=1.0)
+    cloud.instances[job.id] = job
+    result = run(provider)
+    assert (result["changed"], result["instance"]["id"], result["surplus"]) == (False, fleet.id, [])
+    run(provider, replace(WISH, state="absent"))
+    assert cloud.alive() == [job]
+    assert run(provider)["actions"] == ["create"]
+    assert len(cloud.alive()) == 2
+
+
 def test_the_oldest_stays_and_ties_go_by_nonce() -> None:
     cloud = FakeCloud()
     run(FakeProvider(cloud))
