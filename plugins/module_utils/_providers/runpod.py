@@ -11,13 +11,13 @@ is said here about the API comes from its published v2 specification of 2026-08 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _gpus, _marker, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._ending import Ending, Left
@@ -49,6 +49,7 @@ OWNER_VARIABLE = "GPUFLEET_OWNER"  # only of what a job rented
 CLOUDS = ("SECURE", "COMMUNITY")
 PAGE_SIZE = 1000
 CONSOLE = "https://console.runpod.io/pods"
+_ID = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
 _SOLD_OUT = "no longer any instances available"
 
 _STATUS = {
@@ -267,7 +268,13 @@ class RunpodProvider:
 
 
 def _path(instance_id: str) -> str:
-    return f"/pods/{quote(instance_id, safe='')}"
+    if not _ID.fullmatch(instance_id):  # what can't be there would be told as gone
+        raise InvalidRequest(
+            f"{instance_id!r} is no id of runpod: those are letters and digits.",
+            provider=NAME,
+            fix="Take one that instance_info shows.",
+        )
+    return f"/pods/{instance_id}"
 
 
 def _canonical(entry: Mapping[str, Any]) -> str | None:

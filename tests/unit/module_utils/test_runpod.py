@@ -179,6 +179,16 @@ def test_what_is_not_ours_is_not_seen(provider: runpod.RunpodProvider, world: Wo
     assert [call["path"] for call in world.calls if call["method"] != "GET"] == ["/v2/pods"], "only its creation"
 
 
+@pytest.mark.parametrize("identity", ["", "../pods", "abc/def", "abc?x", "abc def", "abc-1", "abc\n", "\u0663abc"])
+def test_what_is_no_id_is_refused_before_anybody_is_asked(
+    provider: runpod.RunpodProvider, world: World, identity: str
+) -> None:
+    for touch in (provider.get, provider.start, provider.stop, provider.delete):
+        with pytest.raises(InvalidRequest, match="is no id of runpod"):
+            touch(identity)
+    assert world.calls == []
+
+
 def test_all_pages_are_read(provider: runpod.RunpodProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runpod, "PAGE_SIZE", 2)
     for _number in range(5):
