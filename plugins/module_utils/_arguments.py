@@ -157,7 +157,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         name=params["name"],
         state=params["state"],
         providers=tuple(params["providers"]),
-        # Null is what Ansible's argument spec makes of a provider that isn't named; one without settings is named with {}.
+        # Ansible's argument spec makes null of a provider that isn't named; one without settings is named with {}.
         look_at=tuple(
             dict.fromkeys(
                 [*params["providers"], *(key for key, value in provider_settings.items() if value is not None)]

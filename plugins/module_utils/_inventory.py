@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,13 +81,9 @@ def build(
         if found is not None:
             _set_living(host, *found, warnings)
             _set_usable(host, found[0], settings, fleet, warnings)
+            warnings += _place_warnings(found[0], settings, surplus.pop(host.name, ()))
         elif failed.intersection(settings["providers"]):
             host.variables["fleet_status"] = "unknown"
-        for extra in surplus.pop(host.name, ()):
-            warnings.append(
-                f"{host.name} was rented more than once: {extra.provider} also has {extra.id}. The oldest one is used; "
-                "the next run of gpuops.fleet.provision removes what is too many."
-            )
         hosts.append(host)
     for name in sorted(set(kept).difference(wanted_elsewhere)):
         hosts.append(_orphan(name, kept[name], fleet, warnings))
@@ -127,6 +123,27 @@ def _failure_warning(listing: Listing) -> str:
         f"Provider {listing.provider} did not say what lives there: {listing.failure}{fix} "
         "Its instances are unknown in this run (fleet_complete is false)."
     )
+
+
+def _place_warnings(instance: Instance, settings: Mapping[str, Any], surplus: Iterable[Instance]) -> Iterator[str]:
+    """That it lives where it is not wanted any more, or more than once; and what becomes of that."""
+    name, here = settings["name"], instance.provider
+    promise = " The next run of gpuops.fleet.provision removes what is too many once it is 10 minutes old."
+    if here not in settings["providers"]:
+        promise = ""  # the next run doesn't come so far
+        if settings.get("on_drift") == "replace":
+            outcome = "the next run of gpuops.fleet.provision ends it there and rents another."
+        else:
+            outcome = (
+                f"gpuops.fleet.provision refuses that. Name {here} there again, or set on_drift: replace, which ends "
+                "it and rents another."
+            )
+        wanted = ", ".join(settings["providers"])
+        yield f"{name} lives at {here}, which is not among its providers ({wanted}); {outcome}"
+    for extra in surplus:
+        yield (
+            f"{name} was rented more than once: {extra.provider} also has {extra.id}. The oldest one is used.{promise}"
+        )
 
 
 def _outdated_warning(listing: Listing) -> str:

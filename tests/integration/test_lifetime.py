@@ -399,6 +399,7 @@ def test_what_lives_at_a_provider_that_its_instance_does_not_name_any_more_is_fo
     (before,) = living()
     file.write_text(file.read_text().replace("providers: [vastai]", "providers: [runpod]"))
     shown = moving.refused("provision")
+    assert "box-1 lives at vastai, which is not among its providers (runpod)" in shown
     assert "differs from what you want: provider is 'vastai', wanted ['runpod']" in shown
     assert living() == [before]
     moving.play("destroy", "-e", "fleet_confirm=it-move-llm")

@@ -163,7 +163,23 @@ def test_the_oldest_of_several_is_used_and_the_others_are_named() -> None:
         "bbbbbb",
         "cccccc",
     ]
+    assert all("removes what is too many once it is 10 minutes old" in warning for warning in built.warnings)
     assert len(built.hosts) == 1
+
+
+def test_where_it_may_not_live_any_more_nothing_is_promised() -> None:
+    """provision stops at such drift, and removes nothing."""
+    wanted = fleet("vllm-1", providers=["runpod"])
+    old = living("vllm-1", provider="vastai", created_at=100.0)
+    (warning,) = build(wanted, old).warnings
+    assert "vllm-1 lives at vastai, which is not among its providers (runpod)" in warning
+    assert "on_drift: replace" in warning
+    both = build(wanted, old, living("vllm-1", "bbbbbb", provider="runpod", created_at=200.0)).warnings
+    assert both[0] == warning
+    assert "runpod also has id-vllm-1-bbbbbb. The oldest one is used." in both[1]
+    assert not [one for one in both if "removes what is too many" in one]
+    replacing = build(fleet("vllm-1", providers=["runpod"], on_drift="replace"), old).warnings
+    assert "the next run of gpuops.fleet.provision ends it there and rents another" in replacing[0]
 
 
 def test_a_failed_provider_leaves_the_others_alone() -> None:
