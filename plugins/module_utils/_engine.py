@@ -89,9 +89,10 @@ class Run:
     host_key_trust: str | None = None
     warnings: list[str] = field(default_factory=list)
     living: Instance | None = None  # what there is of this instance, as far as we know
+    unanswered: dict[str, ProviderError] = field(default_factory=dict)  # by provider; only while ending
 
     def result(self) -> dict[str, Any]:
-        found = _rent.find(self.providers, self.wish.deployment_id, self.wish.name)
+        found = self._find()
         plan = _plan.make_plan(found.current, self.wish)
         self._refuse(plan, found.current)
         market = _offers.Market()
@@ -107,6 +108,7 @@ class Run:
         }
         result |= self._lifetime(found.current, market.offers)
         if self.check_mode:
+            self._need_answers()
             instance = found.current if self.wish.state != "absent" else None
             actions = [action.value for action in plan.actions]
             return result | {"changed": plan.changed, "actions": actions, "instance": _views.optional(instance)}
@@ -124,6 +126,17 @@ class Run:
             "host_key_trust": self.host_key_trust,
             "warnings": [*market.warnings, *self.warnings],
         }
+
+    def _find(self) -> _rent.Found:
+        if self.wish.state != "absent":
+            return _rent.find(self.providers, self.wish.deployment_id, self.wish.name)
+        found, self.unanswered = _rent.find_reachable(self.providers, self.wish.deployment_id, self.wish.name)
+        return found
+
+    def _need_answers(self) -> None:
+        """What could be ended is ended by now; that nothing is left is not proven while a list is missing."""
+        for error in self.unanswered.values():
+            raise error
 
     def _complete(self, error: ProviderError, before: Instance | None) -> None:
         """What was done, and what it costs, must not be lost with an error that knows nothing of it."""
@@ -205,6 +218,7 @@ class Run:
         self.living = found.current
         if self.wish.state == "absent":
             self._end_all(found)
+            self._need_answers()
             return None, None
         current = found.current
         for action in plan.actions:
@@ -224,8 +238,8 @@ class Run:
                 self.actions.append(Action.DELETE.value)
                 _journal.record("deleted", one)
             self.living = None  # the one that counts is the first
-        for provider in self.providers.values():
-            if provider.clean_up(self.wish.deployment_id):
+        for name, provider in self.providers.items():
+            if name not in self.unanswered and provider.clean_up(self.wish.deployment_id):
                 self.actions.append("clean_up")
 
     def _rent(self, offers: list[Offer]) -> Instance:

@@ -61,16 +61,41 @@ class Claim:
 
 def list_all(providers: Providers) -> list[Instance]:
     """The complete lists of all providers, asked in parallel; one that fails fails all: absence must be proven."""
+    listed, failures = _list_reachable(providers)
+    for error in failures.values():
+        raise error
+    return listed
+
+
+def _list_reachable(providers: Providers) -> tuple[list[Instance], dict[str, ProviderError]]:
+    """The complete lists of those that answer, and by provider why there is no other."""
+    listed: list[Instance] = []
+    failures: dict[str, ProviderError] = {}
     with ThreadPoolExecutor(max_workers=max(1, len(providers))) as pool:
-        calls = [pool.submit(provider.list) for provider in providers.values()]
-        return [instance for call in calls for instance in call.result()]
+        calls = {name: pool.submit(provider.list) for name, provider in providers.items()}
+        for name, call in calls.items():
+            try:
+                listed += call.result()
+            except ProviderError as error:
+                failures[name] = error
+    return listed, failures
 
 
 def find(providers: Providers, deployment_id: str, name: str) -> Found:
     """Which live rental is the instance of that name; what a job rented under it is the job's."""
+    return _named(list_all(providers), deployment_id, name)
+
+
+def find_reachable(providers: Providers, deployment_id: str, name: str) -> tuple[Found, dict[str, ProviderError]]:
+    """For ending, which must not wait for a provider that is down; and by provider why one did not answer."""
+    listed, failures = _list_reachable(providers)
+    return _named(listed, deployment_id, name), failures
+
+
+def _named(instances: Iterable[Instance], deployment_id: str, name: str) -> Found:
     return settle(
         instance
-        for instance in list_all(providers)
+        for instance in instances
         if (instance.marker.deployment_id, instance.marker.name) == (deployment_id, name)
         and instance.marker.owner == "fleet"
         and instance.status is not Status.TERMINATING

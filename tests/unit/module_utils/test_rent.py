@@ -17,6 +17,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
+    EngineError,
     NoCapacity,
     OfferGone,
     ProviderError,
@@ -248,6 +249,25 @@ def test_another_provider_is_taken_when_the_cheapest_is_down_for_offers() -> Non
     wish = replace(WISH, providers=("broken", "good"), look_at=("broken", "good"))
     result = Run({"broken": broken, "good": good}, wish).result()
     assert result["instance"]["provider"] == "good"
+
+
+def test_ending_does_not_wait_for_a_provider_that_is_down_and_claims_nothing_about_it() -> None:
+    cloud = FakeCloud()
+    broken, good = FakeProvider(cloud, name="broken"), FakeProvider(cloud, name="good")
+    wish = replace(WISH, providers=("good",), look_at=("good", "broken"))
+    Run({"broken": broken, "good": good}, wish).result()
+    broken.refuse["list"] = broken.refuse["clean_up"] = ProviderUnavailable("it is down", provider="broken")
+    ending = replace(wish, state="absent")
+    with pytest.raises(ProviderError, match="it is down"):
+        Run({"broken": broken, "good": good}, ending, check_mode=True).result()
+    assert len(cloud.alive()) == 1
+    with pytest.raises(EngineError, match="it is down") as failure:
+        Run({"broken": broken, "good": good}, ending).result()
+    assert (cloud.alive(), failure.value.result) == ([], {"changed": True, "actions": ["delete"]})
+    assert (failure.value.code, failure.value.provider) == ("unavailable", "broken")
+    with pytest.raises(ProviderError, match="it is down"):
+        Run({"broken": broken, "good": good}, wish).result()
+    assert cloud.alive() == [], "it may live where nobody answers"
 
 
 def test_nothing_is_rented_above_the_maximum_or_at_an_unknown_price() -> None:
