@@ -65,8 +65,8 @@ def container_body(
     # What the command line calls systempaths=unconfined; the library has no word for it.
     host_config["MaskedPaths"] = []
     host_config["ReadonlyPaths"] = []
-    # The inner engine needs a real file system. Without a name it is removed with the host; if it ever isn't, labels say
-    # whose it was.
+    # The inner engine needs a real file system. The volume has no name, so that it is removed with the host; if it ever
+    # is not, its labels say whose it was.
     host_config["Mounts"] = [{"Type": "volume", "Target": "/var/lib/docker", "VolumeOptions": {"Labels": labels}}]
     return {
         "command": [_INIT] if cgroup_v2 else [_INIT, *_CGROUP_V1_ARGUMENTS],

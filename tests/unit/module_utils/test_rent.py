@@ -17,7 +17,6 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
-    EngineError,
     NoCapacity,
     OfferGone,
     ProviderError,
@@ -261,10 +260,11 @@ def test_ending_does_not_wait_for_a_provider_that_is_down_and_claims_nothing_abo
     with pytest.raises(ProviderError, match="it is down"):
         Run({"broken": broken, "good": good}, ending, check_mode=True).result()
     assert len(cloud.alive()) == 1
-    with pytest.raises(EngineError, match="it is down") as failure:
+    with pytest.raises(ProviderUnavailable, match="it is down") as failure:
         Run({"broken": broken, "good": good}, ending).result()
-    assert (cloud.alive(), failure.value.result) == ([], {"changed": True, "actions": ["delete"]})
-    assert (failure.value.code, failure.value.provider) == ("unavailable", "broken")
+    assert cloud.alive() == []
+    assert (failure.value.result["changed"], failure.value.result["actions"]) == (True, ["delete"])
+    assert failure.value.provider == "broken"
     with pytest.raises(ProviderError, match="it is down"):
         Run({"broken": broken, "good": good}, wish).result()
     assert cloud.alive() == [], "it may live where nobody answers"
