@@ -28,6 +28,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return FakeClock().install(monkeypatch)
 
 
+def fail(error: ProviderError | None) -> None:
+    if error:
+        raise error
+
+
 class Rental:
     """Something that lives until an order arrives; scripts say by the seconds which call fails."""
 
@@ -42,18 +47,14 @@ class Rental:
     def order(self) -> str | None:
         seconds = self.clock.now() - self.began
         self.orders.append(seconds)
-        error = self.order_fails(seconds)
-        if error:
-            raise error
+        fail(self.order_fails(seconds))
         if not self.lives:
             return None
         self.lives = not self.obeys
         return ""
 
     def look(self) -> Left | None:
-        error = self.look_fails(self.clock.now() - self.began)
-        if error:
-            raise error
+        fail(self.look_fails(self.clock.now() - self.began))
         return Left(1.5) if self.lives else None
 
     def end(self, price_per_hour_usd: float | None = None) -> bool:
