@@ -324,6 +324,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _inventory,
     _journal,
     _listing,
+    _ways,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError, shown_path
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_yaml import read_file
@@ -368,6 +369,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             stale_seconds=float(self.get_option("cache_timeout")),
         )
         listings = _host_keys.complete(fleet.deployment_id, listings)
+        listings = _ways.complete(fleet.deployment_id, listings)
         built = _inventory.build(fleet, listings, self._report_directory(fleet), wanted_elsewhere)
         for warning in built.warnings:
             self.display.warning(warning)

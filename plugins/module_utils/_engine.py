@@ -28,6 +28,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _readiness,
     _rent,
     _views,
+    _ways,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import ENDS_ITSELF, Instance, Offer, Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._plan import Action
@@ -306,6 +307,9 @@ class Run:
             return current, report
         again = provider.get(current.id) or current
         current = replace(again, host_key=again.host_key or current.host_key, tls_fingerprint=current.tls_fingerprint)
+        if report.way:
+            _ways.remember(current, report.way)
+        current = _ways.ordered(current)
         self.host_key_trust = None
         if known_key:
             self.host_key_trust = _host_keys.PROVIDER if told_key else _host_keys.JOURNAL

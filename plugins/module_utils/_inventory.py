@@ -253,10 +253,9 @@ def _set_connection(
     host: HostEntry, instance: Instance, settings: Mapping[str, Any], fleet: Fleet, warnings: list[str]
 ) -> bool:
     """How ssh reaches it; False while there is no way."""
-    endpoints = sorted(instance.ssh_endpoints, key=lambda endpoint: endpoint.kind != "direct")
-    if not endpoints:
+    if not instance.ssh_endpoints:
         return False
-    endpoint = endpoints[0]
+    endpoint = instance.ssh_endpoints[0]  # _ways.py has put them in order
     if not _ADDRESS.fullmatch(endpoint.host) or not _USER.fullmatch(instance.ssh_user):
         warnings.append(
             f"{host.name}: {instance.provider} names {endpoint.host!r} and {instance.ssh_user!r} as the address and "

@@ -50,6 +50,7 @@ class Report:
     provider_seconds: float = 0.0  # of them, until the provider said that it runs
     last_class: str = ""
     last_message: str = ""
+    way: str = ""  # the kind of the way in by which it was ready
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -64,6 +65,7 @@ class Report:
             there = self.endpoints.setdefault(tried, {"address": tried, "kind": kind, "attempts": 0})
             there["attempts"] += 1
             there["last_class"] = probe.kind
+            self.way = kind if probe.kind == OK else ""
 
     def as_result(self) -> dict[str, Any]:
         return {

@@ -6,10 +6,11 @@ import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _inventory, _listing, _provider
+from ansible_collections.gpuops.fleet.plugins.module_utils import _fleet_file, _inventory, _listing, _provider, _ways
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Marker, Runtime, Status
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvRmbDQ8kOfzXb6QYUyWpSXm8tUFr8sZ9uHhYvOYAbc"
@@ -38,7 +39,8 @@ def living(name: str, nonce: str = "aaaaaa", **changes: Any) -> Instance:
 
 
 def build(wanted: _fleet_file.Fleet, *instances: Instance, **more: Any) -> _inventory.Built:
-    return _inventory.build(wanted, [_listing.Listing("local", instances)], "/reports", **more)
+    listings = _ways.complete("acme-llm", [_listing.Listing("local", instances)])
+    return _inventory.build(wanted, listings, "/reports", **more)
 
 
 def host(built: _inventory.Built, name: str) -> _inventory.HostEntry:
@@ -74,6 +76,24 @@ def test_a_running_machine_is_reached_by_ssh_with_its_pinned_key() -> None:
         "fleet_address": "10.0.0.5",
     }
     assert expected.items() <= entry.variables.items()
+
+
+def test_the_way_in_that_answered_last_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ansible has to take the way by which it became ready; of this very rental, as ids may be used again."""
+    monkeypatch.setenv("GPUFLEET_HOME", str(tmp_path))
+    one = living("kafka-1")
+
+    def address(instance: Instance) -> str:
+        return str(host(build(fleet("kafka-1"), instance), "kafka-1").variables["ansible_host"])
+
+    assert address(one) == "10.0.0.5"
+    _ways.remember(one, "proxy")
+    assert address(one) == "203.0.113.9"
+    assert address(replace(one, marker=replace(one.marker, nonce="bbbbbb"))) == "10.0.0.5"
+    _ways.remember(one, "proxy")
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 1, "no news"
+    _ways.remember(one, "direct")
+    assert address(one) == "10.0.0.5"
 
 
 def test_variables_of_all() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _readiness
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _readiness, _ways
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
@@ -106,6 +106,9 @@ def test_it_is_kept_by_default_and_running_again_goes_on_waiting(
     assert not result["changed"]
     assert len(creates(world)) == 1
     assert result["readiness"]["endpoints"][-1]["last_class"] == "ok"
+    # By the proxy alone: so that is how Ansible reaches it from now on.
+    assert result["instance"]["ssh_host"].endswith(".vast.ai")
+    assert _ways.ordered(provider.list()[0]).ssh_endpoints[0].kind == "proxy"
 
 
 def test_a_bad_machine_is_replaced_by_another_although_its_offer_is_back(
