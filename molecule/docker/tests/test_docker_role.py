@@ -70,9 +70,9 @@ def repository(host: Host) -> Iterator[str]:
     host.check_output("systemctl stop repository && rm /etc/apt/sources.list.d/docker.sources")
 
 
-def describe_repository() -> None:
-    """Apply that part of the role."""
-    playbook = pathlib.Path(__file__).parents[1] / "files" / "repository.yml"
+def play(name: str) -> str:
+    """Play one of the scenario's files on the host."""
+    playbook = pathlib.Path(__file__).parents[1] / "files" / name
     done = subprocess.run(
         ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook)],
         env={**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "false", "ANSIBLE_NOCOLOR": "1"},
@@ -82,12 +82,30 @@ def describe_repository() -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_dockers_own_repository_is_described_to_apt(host: Host, repository: str) -> None:
-    describe_repository()
+    play("repository.yml")
     text = host.file("/etc/apt/sources.list.d/docker.sources").content_string
     fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     assert fields["URIs"] == f"{repository}/debian"
     assert (fields["Types"], fields["Suites"], fields["Components"]) == ("deb", "trixie", "stable")
     assert host.file(fields["Signed-By"]).content_string == KEY
+
+
+def everything_about_the_engine(host: Host) -> str:
+    return str(
+        host.check_output(
+            "systemctl show docker.service --property=MainPID,ExecMainStartTimestamp,UnitFileState"
+            " && find /etc/docker /etc/apt /etc/systemd/system -type f -exec sha256sum {} + && getent group docker"
+            " && dpkg-query --show"
+        )
+    )
+
+
+def test_an_engine_that_is_to_be_left_alone_is_left_exactly_as_it_is(host: Host) -> None:
+    """Although every other variable asks for a change."""
+    before = everything_about_the_engine(host)
+    assert "changed=0" in play("left-alone.yml")
+    assert everything_about_the_engine(host) == before

@@ -1,4 +1,4 @@
-"""Two providers, one fleet: a machine with SSH and a container with an endpoint, until both are gone."""
+"""Four providers, one fleet: machines with SSH and a container with an endpoint, until all are gone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import subprocess
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -26,6 +27,7 @@ def run(*command: str) -> str:
         env={
             **os.environ,
             "GPUFLEET_HOME": str(DIRECTORY / "home"),
+            "GCP_ACCESS_TOKEN": "any",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
         },
@@ -46,7 +48,7 @@ def ask(url: str) -> Any:
 
 def rentals(provider: str) -> list[dict[str, Any]]:
     """The provider's own books."""
-    books: dict[str, Any] = json.loads(ask(URLS[provider].removesuffix("/v2") + "/_control/state"))
+    books: dict[str, Any] = json.loads(ask(urllib.parse.urljoin(URLS[provider], "/_control/state")))
     return list(books["instances"])
 
 
@@ -58,12 +60,15 @@ def listed() -> dict[str, Any]:
 
 def test_one_rental_at_each_provider() -> None:
     owners = {provider: [one["owner"].split("--")[1:3] for one in rentals(provider)] for provider in URLS}
-    assert owners == {"runpod": [["molecule-fleet", "web-1"]], "vastai": [["molecule-fleet", "vm-1"]]}
+    names = {"runpod": "web-1", "vastai": "vm-1", "tensordock": "vm-2", "gcp": "vm-3"}
+    assert owners == {provider: [["molecule-fleet", name]] for provider, name in names.items()}
 
 
 def test_the_inventory_tells_machines_from_endpoints(listed: dict[str, Any]) -> None:
-    assert (listed["fleet_ssh"]["hosts"], listed["fleet_endpoints"]["hosts"]) == (["vm-1"], ["web-1"])
-    assert (listed["provider_vastai"]["hosts"], listed["provider_runpod"]["hosts"]) == (["vm-1"], ["web-1"])
+    assert (listed["fleet_ssh"]["hosts"], listed["fleet_endpoints"]["hosts"]) == (["vm-1", "vm-2", "vm-3"], ["web-1"])
+    groups = {"vastai": "vm-1", "tensordock": "vm-2", "gcp": "vm-3", "runpod": "web-1"}
+    groups = {f"provider_{provider}": name for provider, name in groups.items()}
+    assert {name: listed[name]["hosts"] for name in groups} == {name: [host] for name, host in groups.items()}
     url = listed["_meta"]["hostvars"]["web-1"]["fleet_endpoint_url"]
     assert ask(f"{url}/health") == "rented\n", "what was ordered runs there"
 

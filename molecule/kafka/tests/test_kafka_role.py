@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -92,13 +93,22 @@ def test_broker_listens_on_the_hosts_address_only(host: Host) -> None:
     )
 
 
+def process(host: Host) -> str:
+    """The id of the container's main process."""
+    return str(host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}"))
+
+
+def has_another_process(host: Host, before: str) -> bool:
+    return process(host) != before
+
+
 def test_comes_back_from_kill_9(host: Host) -> None:
     before = topics(host)
     for _kill in range(KILLS):
-        pid = host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}")
+        pid = process(host)
         host.check_output(f"kill -9 {pid}")
         molecule_hosts.wait_until(
-            lambda old=pid: host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}") != old,
+            functools.partial(has_another_process, host, pid),
             120,
             "Another process of the broker",
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import Any
@@ -121,6 +122,22 @@ def test_state_is_mended_on_data_that_exists(host: Host) -> None:
     assert as_application(host, "db_.gpus.findOne({name: 'RTX 3090'}).note") == "mine"
 
 
+def test_an_index_that_is_unique_without_being_declared_so_is_named(host: Host) -> None:
+    declared = "/opt/mongodb/config/state.json"
+    host.check_output(f"cp --preserve {declared} {declared}.kept")
+    try:
+        host.check_output(f'sed --in-place \'s/"unique": true/"unique": false/\' {declared}')
+        told = host.run(STATE)
+    finally:
+        host.check_output(f"mv {declared}.kept {declared}")
+    assert told.rc == 1
+    assert json.loads(told.stdout.strip().splitlines()[-1])["problem"] == (
+        'The index gpus {"name":1} is not declared unique, and the one that exists is. '
+        "Drop it (db.gpus.dropIndex('name_1')) and run this again."
+    )
+    assert apply_state(host)["changes"] == []
+
+
 def test_what_was_written_survives_a_stop(host: Host) -> None:
     as_application(host, "db_.kept.insertOne({_id: 'stop'})")
     host.check_output("systemctl restart mongodb")
@@ -129,13 +146,22 @@ def test_what_was_written_survives_a_stop(host: Host) -> None:
     as_application(host, "db_.kept.drop()")
 
 
+def process(host: Host) -> str:
+    """The id of the container's main process."""
+    return str(host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}"))
+
+
+def has_another_process(host: Host, before: str) -> bool:
+    return process(host) != before
+
+
 def test_what_was_written_survives_kill_9(host: Host) -> None:
     for number in range(KILLS):
         as_application(host, f"db_.kept.insertOne({{_id: {number}}})")
-        pid = host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}")
+        pid = process(host)
         host.check_output(f"kill -9 {pid}")
         molecule_hosts.wait_until(
-            lambda old=pid: host.check_output(f"docker inspect --format '{{{{.State.Pid}}}}' {CONTAINER}") != old,
+            functools.partial(has_another_process, host, pid),
             120,
             "Another process of the database",
         )

@@ -176,6 +176,49 @@ def test_running_stranger_with_the_same_name_is_an_error_that_says_so(host: Host
     host.check_output("docker rm --force stranger")
 
 
+def test_container_of_another_project_of_the_same_name_is_left_alone(host: Host) -> None:
+    """Compose itself would remove it as an orphan: it knows a project by its name alone."""
+    labels = "--label com.docker.compose.project=tiny --label com.docker.compose.project.working_dir=/home/me/tiny"
+    host.check_output(f"docker create --name tiny-web-1 {labels} {container(host)['Image']} sleep 600")
+    try:
+        assert host.run("systemctl restart tiny").rc != 0
+        log = host.check_output("journalctl --unit tiny --no-pager --lines 20")
+        assert "The container tiny-web-1 belongs to another Compose project that is named tiny too, in /home/me" in log
+        assert host.run("docker inspect tiny-web-1").rc == 0, "what isn't ours is left alone"
+    finally:
+        host.check_output("docker rm --force tiny-web-1")
+    wait_healthy(host)
+
+
+DRAIN = "run-parts --verbose /etc/gpuops-fleet/drain.d"
+
+
+def stopped(host: Host) -> bool:
+    """For good: what waits for its restart is "activating". Compose ends with an error when it is stopped."""
+    active = host.run("systemctl is-active tiny.service").stdout.strip()
+    return bool(active in ("inactive", "failed") and not container(host)["State"]["Running"])
+
+
+def test_when_the_machine_is_taken_back_it_stops_and_stays_so(host: Host) -> None:
+    """What AWS and Google announce ends in this command. Restart=always brings nothing back that was stopped so."""
+    wait_healthy(host)
+    host.check_output(DRAIN)
+    molecule_hosts.wait_until(lambda: stopped(host), 120, "The end of the service")
+    assert host.service("tiny").is_enabled, "a machine that comes back, comes back with it"
+    host.check_output("systemctl start tiny")
+    wait_healthy(host)
+
+
+def test_what_takes_long_to_stop_does_not_keep_the_next_hook_from_its_turn(host: Host) -> None:
+    wait_healthy(host)
+    # Its first process takes no SIGTERM now, so only the end of its stop time ends it.
+    host.check_output(f"kill -STOP $(docker inspect -f '{{{{.State.Pid}}}}' {CONTAINER})")
+    assert "tiny goes on stopping after 4 seconds" in host.check_output(DRAIN)
+    molecule_hosts.wait_until(lambda: stopped(host), 120, "The end of the service")
+    host.check_output("systemctl start tiny")
+    wait_healthy(host)
+
+
 def test_reboot_mends_the_owner_of_the_data(host: Host) -> None:
     wait_healthy(host)
     host.check_output(f"docker exec {CONTAINER} sh -c 'mkdir -p /data/deep && echo kept > /data/deep/file'")

@@ -130,25 +130,41 @@ class Service:
 
     def containers(self, *filters: str) -> list[dict[str, str]]:
         arguments = [word for one in filters for word in ("--filter", one)]
-        template = '{{.ID}}\t{{.Names}}\t{{.State}}\t{{.Label "com.docker.compose.project"}}'
+        labels = [f'{{{{.Label "com.docker.compose.{label}"}}}}' for label in ("project", "project.working_dir")]
+        template = "\t".join(["{{.ID}}", "{{.Names}}", "{{.State}}", *labels])
         lines = self.docker("ps", "--all", "--no-trunc", *arguments, "--format", template).splitlines()
-        return [dict(zip(("id", "name", "state", "project"), line.split("\t"), strict=True)) for line in lines]
+        names = ("id", "name", "state", "project", "home")
+        return [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
+
+    def check_ours(self, container: dict[str, str]) -> None:
+        """Refuse a stranger's container. Compose itself would take it over, by its project's name alone."""
+        name, project, home = container["name"], container["project"], container["home"]
+        if home and os.path.realpath(home) == os.path.realpath(self.directory):
+            return
+        runs = container["state"] in ("running", "paused", "restarting")
+        if home and project == self.name:
+            raise ServiceError(
+                f"The container {name} belongs to another Compose project that is named {project} too, in {home}, and "
+                f"Compose can't tell the two apart. Remove it (docker compose --project-directory {home} down) or give "
+                f"that project another name; {self.name}.service then starts by itself."
+            )
+        # A container without a home that doesn't run is what a start of ours by hand has left.
+        if home or project not in ("", self.name) or runs:
+            raise ServiceError(
+                f"The container {name} {'runs' if runs else 'exists'} and isn't part of the Compose project "
+                f"{self.name} in {self.directory}, but has the name that {self.name}.service needs. "
+                f"{'Stop it' if runs else 'Remove it'} or give it another name "
+                f"(docker rename {name} NEW-NAME); the service then starts by itself."
+            )
 
     def remove_leftovers(self) -> list[str]:
-        """Remove containers that stand in the way of a start, unless one of them runs and isn't ours."""
+        """Remove our containers that stand in the way of a start, unless a stranger's stands there as well."""
         standing = {one["id"]: one for one in self.containers(f"label=com.docker.compose.project={self.name}")}
         for name in self.wanted_names():
             standing |= {one["id"]: one for one in self.containers(f"name=^/{name}$")}
-        doomed = []
         for one in standing.values():
-            if one["state"] not in ("running", "paused", "restarting"):
-                doomed.append(one)
-            elif one["project"] != self.name:
-                raise ServiceError(
-                    f"The container {one['name']} runs and isn't part of the Compose project {self.name}, but has the "
-                    f"name that {self.name}.service needs. Stop it or give it another name "
-                    f"(docker rename {one['name']} NEW-NAME); the service then starts by itself."
-                )
+            self.check_ours(one)
+        doomed = [one for one in standing.values() if one["state"] not in ("running", "paused", "restarting")]
         for one in doomed:
             self.docker("rm", "--force", one["id"])
         return [one["name"] for one in doomed]

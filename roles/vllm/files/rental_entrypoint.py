@@ -45,7 +45,8 @@ def end_when_over() -> None:
     """End this rental when the expiry in its own label has passed, by the provider's clock; looks every five minutes.
 
     The label is read each time, because the expiry can be moved; the marker before it must be the one that it was
-    rented with. Whatever can't be read ends nothing: sweep does.
+    rented with. Whatever can't be read ends nothing: sweep does. Each look is printed, because only the log shows that
+    somebody looks.
     """
     import re
     import time
@@ -61,8 +62,10 @@ def end_when_over() -> None:
             answer = requests.get(f"{url}?owner=me", headers=header, timeout=30)
             answer.raise_for_status()
             found = re.fullmatch(f"{marker}([0-9a-z]{{4}})", answer.json()["instances"]["label"])
-            now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-            if found and 0 < int(found[1], 36) * 3600 <= now:
+            date = answer.headers["Date"]
+            if found:
+                print("gpuops-fleet-watch", date, flush=True)
+            if found and 0 < int(found[1], 36) * 3600 <= parsedate_to_datetime(date).timestamp():
                 answer = requests.delete(url, headers=header, json={}, timeout=30)
                 print(f"gpuops-fleet: its lifetime is over; told to end it: {answer.text[:99]}", flush=True)
         except Exception as error:  # the server goes on

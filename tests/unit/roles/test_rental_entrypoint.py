@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_ren
 from ansible_collections.gpuops.fleet.plugins.module_utils import _endpoint, _readiness, _vllm
 from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint import check_endpoint, presented_fingerprint
 from ansible_collections.gpuops.fleet.plugins.module_utils._vllm_rental import pack
+from support.free_port import free_port
 from support.served_rental import Container
 
 ROOT = Path(__file__).parents[3]
@@ -100,8 +100,7 @@ def test_without_its_key_nothing_starts(tmp_path: Path, key: str) -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """A started rental that serves: its URL, and what its log says of its certificate."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     container = rental(tmp_path / "a", tls=True, outside={8000: port})
     process = container.start()
     url = f"https://127.0.0.1:{port}"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_rental
-from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _marker, _watch
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Request
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai as provider_vastai
 from emulators import vastai
@@ -46,8 +46,7 @@ def entrypoint(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name, value in (("VAST_URL", "https://vast.test"), ("ENDS_ITSELF", "1")):
-        monkeypatch.setenv(f"GPUFLEET_{name}", value)
+    monkeypatch.setenv("GPUFLEET_VAST_URL", "https://vast.test")
     monkeypatch.setenv("GPUFLEET_MARKER", _marker.encode(MARKER))
     monkeypatch.setenv("CONTAINER_ID", "17")
     monkeypatch.setenv("CONTAINER_API_KEY", "own-key")
@@ -94,6 +93,11 @@ def label(hours: int) -> tuple[int, Any]:
     return said(_marker.encode(replace(MARKER, expiry_epoch_hours=hours)))
 
 
+def is_ours(body: dict[str, Any]) -> bool:
+    told = str((body.get("instances") or {}).get("label"))
+    return len(told) == len(_marker.encode(MARKER)) and told.startswith(_marker.identity(MARKER))
+
+
 def said(text: str | None) -> tuple[int, Any]:
     return 200, {"instances": {"label": text}}
 
@@ -133,7 +137,11 @@ def test_it_ends_itself_only_when_its_own_label_says_so_now(
     with pytest.raises(End):
         entrypoint.end_when_over()
     assert api.ended == ended
-    assert "own-key" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "own-key" not in printed
+    # What it read as its own expiry it says, with the provider's time; other people's labels and errors are no look.
+    ours = [body for _status, body in answers if isinstance(body, dict) and is_ours(body)]
+    assert printed.count(f"gpuops-fleet-watch {formatdate(now, usegmt=True)}\n") == len(ours)
 
 
 @pytest.fixture
@@ -182,6 +190,7 @@ def test_a_container_whose_time_is_over_is_gone_and_another_one_serves_on(
         assert time.monotonic() < deadline, machines.log(lives.id)
         time.sleep(0.1)
     own = {"Authorization": f"Bearer {world.rentals[lives.id].wire['_own_key']}"}
+    assert _watch.ask(provider, lives).watched_at == pytest.approx(time.time(), abs=120)
     base = machines.containers[lives.id].environment["GPUFLEET_VAST_URL"]
     assert requests.get(f"{base}/api/v0/instances/{lives.id}/", headers=own, timeout=10).status_code == 200
     assert requests.get(f"{base}/api/v1/instances/", headers=own, timeout=10).status_code == 401

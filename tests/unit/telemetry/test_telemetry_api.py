@@ -177,3 +177,14 @@ def test_there_is_no_page_that_loads_scripts_from_elsewhere() -> None:
     _state, client, _clock = make()
     assert client.get("/docs").status_code == 404
     assert json.loads(client.get("/openapi.json").text)["info"]["title"] == "gpuops processor"
+
+
+def test_what_a_check_sent_is_stored_and_shown_nowhere() -> None:
+    state, client, _clock = make(price=3.6)
+    state.stored(TOKEN_USAGE_TOPIC, [usage("verify-1", 50, model="verify"), usage("u1", 10)], 0)
+    state.stored(GPU_METRICS_TOPIC, [gpu("verify-2", 5, price=99.0)], 0)
+    shown = client.get("/usage").json()
+    assert list(shown["models"]) == ["m"]
+    assert shown["requests"] == 1
+    assert client.get("/gpu/info").status_code == 404
+    assert 'events_stored_total{topic="token.usage.v1"} 2.0' in client.get("/metrics").text

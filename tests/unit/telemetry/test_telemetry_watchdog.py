@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-import random
-import socket
 import subprocess
 import sys
 import threading
 
 import pytest
 from gpuops_telemetry import watchdog
+from support.free_port import free_port
 
 TELEMETRY = pathlib.Path(__file__).parents[3] / "roles" / "processor" / "files" / "telemetry"
 SETTINGS = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "MONGO_HOST": "127.0.0.1", "FLEET_HOST": "p-1"}
@@ -58,12 +57,9 @@ sys.exit(main())
     ],
 )
 def test_it_ends_and_says_why(program: str, words: str) -> None:
-    port = random.randrange(20000, 32000)  # noqa: S311 (no secret)
-    with socket.create_server(("0.0.0.0", port)):  # noqa: S104 (free, where it will listen)
-        pass
     done = subprocess.run(
         [sys.executable, "-c", program + RUN],
-        env={**os.environ, **SETTINGS, "PORT": str(port), "PYTHONPATH": str(TELEMETRY)},
+        env={**os.environ, **SETTINGS, "PORT": str(free_port()), "PYTHONPATH": str(TELEMETRY)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -32,7 +32,7 @@ class Docker:
     """Answers like the docker command line, from a table of containers."""
 
     def __init__(self) -> None:
-        self.containers: list[tuple[str, str, str, str]] = []  # id, name, state, project
+        self.containers: list[tuple[str, str, str, str, str]] = []  # id, name, state, project, working directory
         self.health: list[dict[str, Any]] = []
         self.removed: list[str] = []
         self.active = "active"
@@ -109,26 +109,59 @@ def test_digest_says_nothing_about_a_secret(service: Any, tmp_path: Path, monkey
 
 def test_own_failed_containers_are_removed(service: Any, docker: Docker) -> None:
     docker.containers = [
-        ("1", "kafka-kafka-1", "exited", "kafka"),
-        ("2", "kafka-old-1", "created", "kafka"),
-        ("3", "kafka-other-1", "running", "kafka"),
-        ("4", "stranger", "exited", "other"),
+        ("1", "kafka-kafka-1", "exited", "kafka", service.directory),
+        ("2", "kafka-old-1", "created", "kafka", service.directory + "/"),
+        ("3", "kafka-other-1", "running", "kafka", service.directory),
+        ("4", "stranger", "exited", "other", "/srv/other"),
     ]
     assert service.remove_leftovers() == ["kafka-kafka-1", "kafka-old-1"]
     assert docker.removed == ["1", "2"]
 
 
+def test_own_containers_are_known_where_the_directory_is_a_link(service: Any, docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    docker.containers = [("1", "kafka-kafka-1", "running", "kafka", str(tmp_path / "link"))]
+    assert service.remove_leftovers() == []
+
+
+@pytest.mark.parametrize("project", ["", "kafka"])
 @pytest.mark.parametrize("name", ["kafka-kafka-1", "side"])
-def test_stopped_stranger_with_a_wanted_name_is_removed(service: Any, docker: Docker, name: str) -> None:
-    docker.containers = [("1", name, "exited", "")]
+def test_leftover_that_no_compose_project_owns_is_removed(
+    service: Any, docker: Docker, name: str, project: str
+) -> None:
+    docker.containers = [("1", name, "exited", project, "")]
     assert service.remove_leftovers() == [name]
 
 
-def test_running_stranger_with_a_wanted_name_is_an_error_before_anything_is_removed(
-    service: Any, docker: Docker
+@pytest.mark.parametrize(
+    ("container", "sentence"),
+    [
+        # Compose names a project after its folder, so these are what a user's own ~/kafka has.
+        (
+            ("kafka-web-1", "running", "kafka", "/home/me/kafka"),
+            r"another Compose project .* kafka too, in /home/me/kafka",
+        ),
+        (
+            ("kafka-web-1", "exited", "kafka", "/home/me/kafka"),
+            r"another Compose project .* kafka too, in /home/me/kafka",
+        ),
+        (("kafka-kafka-1", "exited", "kafka", "/home/me/kafka"), r"--project-directory /home/me/kafka down"),
+        (
+            ("kafka-kafka-1", "running", "other", "/srv/other"),
+            "kafka-kafka-1 runs and isn't part of the Compose project",
+        ),
+        (("side", "exited", "other", "/srv/other"), r"side exists and isn't part of .*docker rename side NEW-NAME"),
+        (("side", "exited", "other", ""), "side exists and isn't part of the Compose project"),
+        (("side", "running", "", ""), "side runs and isn't part of the Compose project"),
+        (("kafka-kafka-1", "running", "kafka", ""), "kafka-kafka-1 runs and isn't part of the Compose project"),
+    ],
+)
+def test_stranger_is_an_error_before_anything_is_removed(
+    service: Any, docker: Docker, container: tuple[str, str, str, str], sentence: str
 ) -> None:
-    docker.containers = [("1", "kafka-sidecar-1", "exited", "kafka"), ("2", "kafka-kafka-1", "running", "other")]
-    with pytest.raises(compose_service.ServiceError, match="kafka-kafka-1 runs and isn't part of the Compose project"):
+    own = ("1", "kafka-sidecar-1", "exited", "kafka", service.directory)
+    docker.containers = [own, ("2", *container)]
+    with pytest.raises(compose_service.ServiceError, match=sentence):
         service.remove_leftovers()
     assert docker.removed == []
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
-SCRIPT = Path(__file__).parents[4] / "roles/service/files/env_refresh.py"
+ROLE = Path(__file__).parents[4] / "roles/service"
+SCRIPT = ROLE / "files/env_refresh.py"
+UNIT = ROLE / "templates/env-refresh.service.j2"
 
 
 def _load() -> Any:
@@ -151,6 +155,36 @@ def test_waits_for_the_network() -> None:
 
     assert env_refresh.find_address("none", 60, route=late, sleep=time.sleep, monotonic=time.monotonic) == "10.2.2.2"
     assert time.now == 7
+
+
+def test_at_boot_it_waits_for_a_network_that_is_ten_minutes_late(
+    service: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line of the unit: when it gives up, the service itself stays down until somebody comes."""
+    time = Time()
+
+    def late() -> str:
+        if time.now < 600:
+            raise OSError("Network is unreachable")
+        return "10.2.2.2"
+
+    def find(metadata: str, wait_seconds: float) -> str:
+        found = env_refresh.find_address(metadata, wait_seconds, route=late, sleep=time.sleep, monotonic=time.monotonic)
+        return str(found)
+
+    monkeypatch.setattr(env_refresh.refresh, "__defaults__", (find,))
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    text = jinja2.Environment(autoescape=False).from_string(UNIT.read_text())  # noqa: S701 no HTML
+    values = {"service_name": "kafka", "service_data_directories": [], "__service_tools": "/tools"}
+    unit.read_string(text.render(values, __service_directory=service))
+    program, *arguments = unit["Service"]["ExecStart"].removeprefix("/usr/bin/python3 ").split()
+    assert program == "/tools/env_refresh.py"
+    assert env_refresh.main(arguments) == 0, capsys.readouterr().err
+    assert (service / "address.env").read_text() == "HOST_ADDRESS=10.2.2.2\n"
+    # The limit that systemd sets must leave it the time to say why it gave up.
+    minutes = unit["Service"]["TimeoutStartSec"].removesuffix("min")
+    assert float(arguments[arguments.index("--wait") + 1]) < 60 * int(minutes)
 
 
 @pytest.mark.parametrize("answer", ["127.0.0.1", "169.254", "not an address", ""])

@@ -15,6 +15,9 @@ GPU_METRICS_TOPIC = "gpu.metrics.v1"
 TOKEN_USAGE_TOPIC = "token.usage.v1"  # noqa: S105 - a topic name
 DEAD_LETTER_SUFFIX = ".dlq"
 
+# What the playbook verify sends: stored like every event, for the ledger must balance, but nobody's usage.
+CHECK_PREFIX = "verify-"
+
 # pydantic alone also takes "1700000000" and a blank in place of the T. The year is bounded because a database
 # date is counted from 1970 and a zone can push the first and the last year over the edge.
 _RFC3339 = re.compile(
@@ -49,6 +52,11 @@ class Event(BaseModel):
     event_id: EventId
     ts: Timestamp
     host: ShortText
+
+    @property
+    def is_check(self) -> bool:
+        """Sent to see whether events arrive; it measures nothing."""
+        return self.event_id.startswith(CHECK_PREFIX)
 
     def to_document(self) -> dict[str, Any]:
         """The document to store: the event's identity is the document's, so a replay can't store it twice."""

@@ -131,11 +131,12 @@ class ProcessorState:
         present = self._clock()
         newest = max(events, key=lambda event: event.ts)
         self.metrics.freshness.labels(topic).set(present - newest.ts.timestamp())
+        measured = [event for event in events if not event.is_check]
         with self._lock:
             if topic == TOKEN_USAGE_TOPIC:
-                self._count_usage(events, present)
+                self._count_usage(measured, present)
             elif topic == GPU_METRICS_TOPIC:
-                self._keep_latest(events)
+                self._keep_latest(measured)
 
     def _count_usage(self, events: Iterable[Event], present: float) -> None:
         add = self._window.add
