@@ -24,6 +24,8 @@ options:
   providers:
     description:
       - Where it may be rented. The cheapest fitting offer of all is taken first.
+      - V([ssh]), which stands alone, means a machine that you own. It is used as it is, and never created or ended.
+        What would have no effect on it is refused.
     type: list
     elements: str
     required: true
@@ -55,18 +57,24 @@ options:
     type: str
     choices: [vm, container]
   max_price_per_hour_usd:
-    description: Refuse offers above this price in US dollars per hour, and offers whose price is unknown.
+    description:
+      - Refuse offers above this price in US dollars per hour, and offers whose price is unknown.
+      - What was rented and turns out to cost more (by over one percent) than this is a drift. By default it is kept and
+        the run fails, naming both prices; with O(on_drift=replace) it is given back at once, and the next offer is
+        taken.
     type: float
   price_per_hour_usd:
-    description: Price in US dollars per hour, for offers whose provider does not tell one.
+    description: Price in US dollars per hour, for offers whose provider does not tell one, and for a machine that you
+      own.
     type: float
   max_lifetime:
     description:
       - How long it may live at most, in hours, days or weeks (V(8h), V(7d), V(2w)), or the word V(unlimited).
       - Required where the provider costs money; there is no default.
-      - It is written on the rental. Neither V(runpod) nor V(vastai) looks at it, so the playbook
+      - It is written on the rental. V(gcp) itself ends a machine then, after V(120d) at the latest.
+      - None of V(runpod), V(vastai) and V(tensordock) looks at it, so the playbook
         C(gpuops.fleet.sweep), run by a timer or a schedule with C(fleet_confirm), has to end what is over. Only a model
-        server in a container of V(vastai) also tries to end itself.
+        server in a container of V(vastai) also tries to end itself, and a machine of V(aws) does by a timer.
     type: str
   image:
     description: Image to boot or to run. Default is the provider's own. For the provider V(local) a host image.
@@ -122,6 +130,21 @@ options:
     description: Take cheaper machines that the provider may take back at any time.
     type: bool
     default: false
+  address:
+    description: Name or IP address of a machine that you own. Required for the provider V(ssh), and only for that.
+    type: str
+  port:
+    description: Port of SSH of a machine that you own. Default is 22. Only for the provider V(ssh).
+    type: int
+  user:
+    description: User to log in as on a machine that you own. Default is V(root). Only for the provider V(ssh).
+    type: str
+  host_key:
+    description:
+      - SSH host key of a machine that you own, as C(/etc/ssh/ssh_host_ed25519_key.pub) on it has it. Only for the
+        provider V(ssh).
+      - When not given, the first login trusts the key that answers, and the controller remembers it in its journal.
+    type: str
   ssh_public_key:
     description: Text of the public key that may log in. Default is the file O(ssh_private_key_file) with C(.pub)
       appended, if it exists.
@@ -155,7 +178,12 @@ options:
   on_drift:
     description:
       - What to do when the instance differs from the wish in something that can't be changed in place, such as its
-        GPU or image.
+        GPU, image, ports or arguments, its environment, or whether it is interruptible.
+      - What it was started with is compared by fingerprints that stand on the rental itself, so a changed O(secret_env)
+        is seen too, and never shown. For a model server that the role P(gpuops.fleet.vllm#role) describes, these are of
+        its variables, so what the collection makes of them does not count.
+      - With O(state=stopped) nothing of this counts.
+      - It is not replaced while another rental of its name lives.
       - V(replace) destroys it and rents another.
     type: str
     choices: [fail, replace]

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
+
+from ansible_collections.gpuops.fleet.plugins.module_utils._secret_words import masked
 
 DOCUMENTATION = r"""
 name: mask_environment
@@ -40,21 +41,11 @@ _value:
   elements: str
 """
 
-_SECRET_NAME = re.compile(r"passw|secret|credential|apikey|(^|_)(pass|token|key|auth)($|_)", re.IGNORECASE)
-_FILE_NAME = re.compile(r"_(FILE|PATH|DIRECTORY)$", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]*):[^@/\s]+@")
-
 
 def mask_environment(environment: Sequence[str]) -> list[str]:
     """The environment with everything hidden that may be secret."""
-    masked = []
-    for entry in sorted(environment):
-        name, separator, value = entry.partition("=")
-        if value and _SECRET_NAME.search(name) and not _FILE_NAME.search(name):
-            value = "********"
-        shown = _PASSWORD_IN_URL.sub(r"\1:********@", value)
-        masked.append(f"{name}{separator}{shown}")
-    return masked
+    entries = [entry.partition("=") for entry in sorted(environment)]
+    return [f"{name}{separator}{masked(name, value)}" for name, separator, value in entries]
 
 
 class FilterModule:

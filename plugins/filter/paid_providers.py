@@ -17,6 +17,7 @@ version_added: 0.1.0
 author: The gpuops.fleet contributors
 description:
   - Returns the providers whose rentals cost money, sorted, each once. One that is not known is taken for one that does.
+    Machines that you own (V(ssh)) are no rentals.
 options:
   _input:
     description: Names of providers.
@@ -42,7 +43,8 @@ _value:
 
 def paid_providers(names: Iterable[str]) -> list[str]:
     """Sorted, each once."""
-    return sorted({name for name in names if Capability.FREE not in CAPABILITIES.get(name, frozenset())})
+    free = {name for name, can in CAPABILITIES.items() if can & {Capability.FREE, Capability.OWNED}}
+    return sorted(set(names) - free)
 
 
 class FilterModule:

@@ -60,8 +60,8 @@ _value:
       sample: ""
     request:
       description: >-
-        C(image), C(entrypoint), C(args), C(tls_args), C(public_env), C(secret_env) and C(ports), as the options of
-        M(gpuops.fleet.instance); empty when there is a problem.
+        C(image), C(entrypoint), C(args), C(tls_args), C(public_env), C(secret_env), C(ports) and C(computed_from), as
+        the options of M(gpuops.fleet.instance); empty when there is a problem.
       type: dict
       sample: {image: "vllm/vllm-openai:v0.32.0", args: [vllm, serve, Qwen/Qwen3-0.6B]}
 """

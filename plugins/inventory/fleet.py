@@ -21,10 +21,11 @@ description:
     this deployment's marker and is not in the file. One group for each role has its running instances.
     C(provider_*), C(gpu_*) and C(runtime_*) have what lives."
   - "Variables of C(all): C(fleet_deployment_id), C(fleet_domain), C(fleet_complete), C(fleet_report_directory),
-    C(fleet_file) and C(fleet_providers), which is all providers that the file names."
+    C(fleet_file) and C(fleet_providers), which is all providers that the file, or each of several, names."
   - "Variables of a host: C(fleet_name), C(fleet_peer_name), C(fleet_status) (V(absent), V(unknown) when its provider
     failed, V(pending), V(running), V(stopped) or V(failed)) and, of a wanted one, C(fleet_wanted_instance), which is
-    what the file says about it. What lives also has C(fleet_provider), C(fleet_gpu), C(fleet_gpu_count),
+    what the file says about it. What lives also has C(fleet_outbid) (whether it is stopped because others bid more;
+    null when nobody can tell that from a stop by its user), C(fleet_provider), C(fleet_gpu), C(fleet_gpu_count),
     C(fleet_runtime), C(fleet_price_per_hour_usd) (null when unknown), C(fleet_expires_at) (null for unlimited),
     C(fleet_lifetime_enforcer) (who ends it then, V(provider), V(machine), V(sweep) or V(nobody)),
     C(fleet_instance_id), C(fleet_host_key), C(fleet_address) and C(fleet_inventory_age_seconds). A container rental has
@@ -107,10 +108,12 @@ options:
         elements: str
         choices: [kafka, mongodb, processor, producer, vllm]
       providers:
-        description: Who may rent it, the cheapest fitting offer first. Required, here or in O(defaults).
+        description:
+          - Who may rent it, the cheapest fitting offer first. Required, here or in O(defaults).
+          - V([ssh]), which stands alone, means a machine that you own. It is used as it is, and never ended.
         type: list
         elements: str
-        choices: [local, runpod, vastai]
+        choices: [local, runpod, vastai, tensordock, gcp, aws, ssh]
       prefer_order:
         description: Take the providers in the order of the list instead of by price.
         type: bool
@@ -138,7 +141,7 @@ options:
         description: Nothing above this price, in US dollars an hour. An unknown price is refused then.
         type: float
       price_per_hour_usd:
-        description: What it costs, in US dollars an hour, where no provider says so.
+        description: What it costs, in US dollars an hour, where no provider says so. Also of a machine that you own.
         type: float
       max_lifetime:
         description: V(8h), V(7d), V(2w) or V(unlimited). Required for what costs money.
@@ -191,6 +194,22 @@ options:
       interruptible:
         description: Whether the provider may take it back at any time, for a lower price.
         type: bool
+      address:
+        description: Where a machine that you own is, as a name or an IP address. Required for the provider V(ssh).
+        type: str
+      port:
+        description: At which port its SSH server answers. 22 when not given. Only for the provider V(ssh).
+        type: int
+      user:
+        description: Whom to log in as. V(root) when not given. Only for the provider V(ssh).
+        type: str
+      host_key:
+        description:
+          - Its SSH host key, as C(/etc/ssh/ssh_host_ed25519_key.pub) on the machine has it. Only for the provider
+            V(ssh).
+          - When not given, the first login of C(gpuops.fleet.provision) trusts what answers, and this controller
+            remembers it.
+        type: str
       ssh_public_key:
         description: The key that may log in, as text. By default the file beside O(instances[].ssh_private_key_file).
         type: str
@@ -265,6 +284,62 @@ options:
           api_url:
             description: Where the API answers. Default is the environment variable E(VAST_URL).
             type: str
+      tensordock:
+        description: Settings of the provider V(tensordock).
+        type: dict
+        suboptions:
+          api_key:
+            description: API token of the account, from a vault. Default is the environment variable
+              E(TENSORDOCK_API_TOKEN).
+            type: str
+          api_url:
+            description: Where version 2 of the API answers. Default is the environment variable E(TENSORDOCK_API_URL).
+            type: str
+      gcp:
+        description: Settings of the provider V(gcp). Its credentials come from the environment alone.
+        type: dict
+        suboptions:
+          project:
+            description: Id of the project that pays. Default is the environment variable E(GCP_PROJECT).
+            type: str
+          api_url:
+            description: Where Compute v1 answers. Default is the environment variable E(GCP_COMPUTE_URL).
+            type: str
+          network:
+            description: Name of the VPC network. Default is V(default).
+            type: str
+          subnetwork:
+            description: Name of the subnetwork in each region, for networks that make none by themselves.
+            type: str
+          network_tags:
+            description: More network tags, beside V(gpuops-fleet) and the deployment's own.
+            type: list
+            elements: str
+      aws:
+        description: Settings of the provider V(aws). Its credentials come from the environment alone.
+        type: dict
+        suboptions:
+          api_url:
+            description: Where all services answer. Default is the environment variable E(AWS_ENDPOINT_URL).
+            type: str
+          regions:
+            description:
+              - The regions that are looked into and rented in, the first where an instance names none. Default is every
+                region that is enabled for the account, and E(AWS_REGION).
+            type: list
+            elements: str
+          source_ranges:
+            description: The networks from which what is rented can be reached, such as V(203.0.113.7/32).
+            type: list
+            elements: str
+          security_group_ids:
+            description: Security groups of your own, instead of those that are made.
+            type: list
+            elements: str
+          subnet_ids:
+            description: Subnets of your own, tried in this order. Default is the default VPC.
+            type: list
+            elements: str
   report_directory:
     description:
       - Where C(verify.json), C(report.json) and C(report.html) are written. A relative path begins at the folder of
@@ -324,6 +399,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _inventory,
     _journal,
     _listing,
+    _owned,
     _ways,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError, shown_path
@@ -364,7 +440,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             )
         listings = _listing.list_all(
             fleet.providers,
-            fleet.provider_settings,
+            _owned.with_machines(fleet.provider_settings, fleet.deployment_id, fleet.instances),
             fresh=not (cache and self.get_option("cache")),
             stale_seconds=float(self.get_option("cache_timeout")),
         )
@@ -384,10 +460,15 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def _add(self, built: _inventory.Built) -> None:
         for name in _inventory.FIXED_GROUPS:
             self.inventory.add_group(name)
+        before = dict(self.inventory.groups["all"].vars)
         for name, value in built.all_variables.items():
-            before = self.inventory.groups["all"].vars.get(name, True)
-            # With several fleet files of one deployment, one missing answer leaves the whole incomplete.
-            self.inventory.set_variable("all", name, value and before if name == "fleet_complete" else value)
+            self.inventory.set_variable("all", name, value)
+        # Of several fleet files of one deployment: one missing answer leaves the whole incomplete, and what is in
+        # no file may live at the providers of each.
+        complete = built.all_variables["fleet_complete"] and before.get("fleet_complete", True)
+        self.inventory.set_variable("all", "fleet_complete", complete)
+        providers = [*before.get("fleet_providers", ()), *built.all_variables["fleet_providers"]]
+        self.inventory.set_variable("all", "fleet_providers", list(dict.fromkeys(providers)))
         orphans = self._members(_inventory.ORPHANS_GROUP)
         for host in built.hosts:
             self.inventory.add_host(host.name)

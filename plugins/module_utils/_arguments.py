@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker, _provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Runtime, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, Capability
 
@@ -49,6 +49,10 @@ INSTANCE_SPEC: dict[str, dict[str, Any]] = {
     },
     "disk_gib": {"type": "int", "default": 50},
     "interruptible": {"type": "bool", "default": False},
+    "address": {"type": "str"},
+    "port": {"type": "int"},
+    "user": {"type": "str"},
+    "host_key": {"type": "str", "no_log": False},
     "ssh_public_key": {"type": "str", "no_log": False},
     "ssh_private_key_file": {"type": "path", "no_log": False},
     "wait": {"type": "str", "choices": ["none", "running", "ssh", "gpu", "endpoint"]},
@@ -63,9 +67,9 @@ _API_OPTIONS: dict[str, dict[str, Any]] = {"api_key": {"type": "str", "no_log": 
 # What decides whose machines are meant, and where the providers are.
 FLEET_SPEC: dict[str, dict[str, Any]] = {
     "deployment_id": {"type": "str", "required": True},
+    # Without a default: Ansible would fill in a shared one in place.
     "provider_settings": {
         "type": "dict",
-        "default": {},
         "options": {
             "local": {
                 "type": "dict",
@@ -78,6 +82,27 @@ FLEET_SPEC: dict[str, dict[str, Any]] = {
             },
             "runpod": {"type": "dict", "options": {**_API_OPTIONS, "proxy_url": {"type": "str"}}},
             "vastai": {"type": "dict", "options": _API_OPTIONS},
+            "tensordock": {"type": "dict", "options": _API_OPTIONS},
+            "gcp": {
+                "type": "dict",
+                "options": {
+                    "project": {"type": "str"},
+                    "api_url": {"type": "str"},
+                    "network": {"type": "str"},
+                    "subnetwork": {"type": "str"},
+                    "network_tags": {"type": "list", "elements": "str"},
+                },
+            },
+            "aws": {
+                "type": "dict",
+                "options": {
+                    "api_url": {"type": "str"},
+                    "regions": {"type": "list", "elements": "str"},
+                    "source_ranges": {"type": "list", "elements": "str"},
+                    "security_group_ids": {"type": "list", "elements": "str"},
+                    "subnet_ids": {"type": "list", "elements": "str"},
+                },
+            },
         },
     },
 }
@@ -157,12 +182,7 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         name=params["name"],
         state=params["state"],
         providers=tuple(params["providers"]),
-        # Ansible's argument spec makes null of a provider that isn't named; one without settings is named with {}.
-        look_at=tuple(
-            dict.fromkeys(
-                [*params["providers"], *(key for key, value in provider_settings.items() if value is not None)]
-            )
-        ),
+        look_at=_look_at(params, provider_settings),
         prefer_order=params["prefer_order"],
         gpu=_gpus.resolve(gpu).name if gpu else None,
         gpu_count=(params.get("gpu_count") or 1) if gpu else 0,
@@ -181,6 +201,8 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         tls_args=_optional_tuple(params.get("tls_args")),
         env={**_texts(params.get("public_env")), **_texts(params.get("env"))},
         secret_env=_texts(params.get("secret_env")),
+        computed_from=params.get("computed_from"),
+        computed_env=_texts(params.get("public_env")) if params.get("computed_from") is not None else {},
         ports=tuple(sorted((port["port"], port["protocol"]) for port in params["ports"])),
         disk_gib=params["disk_gib"],
         interruptible=params["interruptible"],
@@ -191,6 +213,15 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         on_unready=params["on_unready"],
         on_drift=params["on_drift"],
     )
+
+
+def _look_at(params: Mapping[str, Any], provider_settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where it may live: what is about to be rented, or ended, may be anywhere; a machine of one's own is not."""
+    if params["state"] != "absent" and any(map(_provider.owned, params["providers"])):
+        return tuple(params["providers"])
+    # Ansible's argument spec makes null of a provider that isn't named; one without settings is named with {}.
+    named = (key for key, value in provider_settings.items() if value is not None)
+    return tuple(dict.fromkeys([*params["providers"], *named]))
 
 
 def public_key(params: Mapping[str, Any]) -> str | None:

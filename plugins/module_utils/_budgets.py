@@ -43,6 +43,24 @@ TABLE: dict[tuple[str, Runtime], Budget] = {
         "pulls of 10 to 60 min were seen; sshd comes 10 to 60 s after that, the key 10 to 15 s after sshd",
     ),
     ("vastai", Runtime.CONTAINER): Budget(3600, 900, 60, "pulls of 10 to 60 min were seen, 5 min were too short"),
+    ("tensordock", Runtime.VM): Budget(
+        1800,
+        900,
+        300,
+        "one client gives a boot 20 min; the key comes by cloud-init 60 to 90 s after it, beside updates",
+    ),
+    ("gcp", Runtime.VM): Budget(
+        1200,
+        600,
+        180,
+        "guessed: a boot takes 1 to 2 min; the key comes by a script at its end, after the guest's agent",
+    ),
+    ("aws", Runtime.VM): Budget(
+        900, 900, 120, "guessed: EC2 places at once or refuses; large sizes with GPUs test their memory for minutes"
+    ),
+    ("ssh", Runtime.VM): Budget(
+        0, 600, 30, "guessed: it runs already, or boots; servers with much memory test it for minutes before"
+    ),
 }
 
 # Beside what the table says.

@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _cache, _clock, _provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._cache import CacheFile, Policy, Reading
@@ -128,6 +128,18 @@ class WatchedProvider:
         renewing = _provider.renewing(self._provider)
         return self._changing(lambda: renewing.renew(instance_id, expiry_epoch_hours))
 
+    def deviations(self, instance_id: str) -> dict[str, tuple[Any, Any]]:
+        adjusting = _provider.adjusting(self._provider)
+        return adjusting.deviations(instance_id) if adjusting else {}
+
+    def adjust(self, instance_id: str) -> Instance:
+        adjusting = cast(_provider.Adjusting, self._provider)  # the engine asks none that can't
+        return self._changing(lambda: adjusting.adjust(instance_id))
+
+    def nonces(self, deployment_id: str, name: str, offer: Offer) -> tuple[str, ...]:
+        agreeing = _provider.agreeing(self._provider)
+        return agreeing.nonces(deployment_id, name, offer) if agreeing else ()
+
     def billed_usd(self, instance_ids: Collection[str], since_seconds: float) -> dict[str, float]:
         bills = _provider.billing(self._provider)
         return bills.billed_usd(instance_ids, since_seconds) if bills else {}
@@ -213,7 +225,8 @@ def _evict(account: _accounts.Account, gone: Offer, error: _provider.ProviderErr
 
 
 def _plain(values: list[Any]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(value) for value in values]
+    # Fingerprints of what may be secret stay where they are: at the provider.
+    return [{key: told for key, told in dataclasses.asdict(value).items() if key != "started_with"} for value in values]
 
 
 def _to_offers(told: Any) -> list[Offer]:

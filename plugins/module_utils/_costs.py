@@ -15,13 +15,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _views
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _taken_back, _views
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Capability,
     Provider,
     ProviderError,
     billing,
+    owned,
 )
 
 BILL, PRICE_AND_AGE, JOURNAL = "bill", "price_and_age", "journal"
@@ -110,9 +111,9 @@ def past_of(lines: Iterable[Mapping[str, Any]], live: Collection[Key]) -> list[P
     ended: dict[Key, float] = {}
     for line in lines:
         key = (str(line.get("provider")), str(line.get("id")))
-        if "id" in line and key not in live:
+        if "id" in line and key not in live and not owned(key[0]):  # what is owned was never a rental
             seen.setdefault(key, line)
-            if line["event"] in ("deleted", "surplus_deleted"):
+            if line["event"] in _taken_back.ENDS:
                 ended[key] = line["time"]
     return [
         Past(key, str(line.get("name")), line.get("created_at"), ended.get(key), line.get("price_per_hour_usd"))

@@ -52,10 +52,11 @@ class Ending:
     order: Callable[[], str | None]
     look: Callable[[], Left | None]
     known: Left = _UNKNOWN
+    deadline_seconds: float = DEADLINE_SECONDS
 
     def finish(self) -> bool:
         """Returns when it is gone; False when it was gone before our first order took effect."""
-        deadline = _clock.monotonic() + DEADLINE_SECONDS
+        deadline = _clock.monotonic() + self.deadline_seconds
         orders, problem, left = 0, "it is still listed", self.known
         while True:
             try:
@@ -92,7 +93,7 @@ class Ending:
         why = unseen or problem
         has, end = ("may still have", " until it is gone") if unseen else ("still has", "")
         return ProviderUnavailable(
-            f"{self.provider} {has} {self.thing} {DEADLINE_SECONDS:.0f} s after its end was ordered ({why}). "
+            f"{self.provider} {has} {self.thing} {self.deadline_seconds:.0f} s after its end was ordered ({why}). "
             f"It goes on costing {left}{end}.",
             provider=self.provider,
             fix=f"Run again; if it stays, end it yourself at {self.console}.",

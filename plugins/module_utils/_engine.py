@@ -7,34 +7,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _amounts,
     _arguments,
-    _budgets,
     _cached,
-    _host_keys,
+    _drift,
     _journal,
     _lifetime,
     _marker,
-    _metrics,
     _offers,
+    _owned,
     _plan,
     _preflight,
     _provider,
     _readiness,
     _rent,
+    _taken_back,
     _views,
-    _ways,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import ENDS_ITSELF, Instance, Offer, Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._done import Done
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
+    ENDS_ITSELF,
+    Instance,
+    Offer,
+    Status,
+    Wish,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._plan import Action
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, Provider, ProviderError
-
-_REPLACEMENTS = 3  # how many machines on_unready: replace may try beyond the first
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    EngineError,
+    NoCapacity,
+    Provider,
+    ProviderError,
+)
+from ansible_collections.gpuops.fleet.plugins.module_utils._waiting import Waiting
 
 
 def run_module(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> NoReturn:
@@ -72,8 +83,22 @@ def run_instance(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     if problems:
         raise ValueError(" ".join(str(problem) for problem in problems))
     wish = _arguments.wish_from(params)
-    providers = load_providers(wish.look_at, params.get("provider_settings"))
+    accounts = params.get("provider_settings")
+    if wish.state == "absent":
+        accounts = _owned.with_remembered(accounts, wish.deployment_id, params)
+    else:
+        accounts = _owned.with_machines(accounts, wish.deployment_id, [params])
+    providers = load_providers(wish.look_at, accounts)
     return Run(providers, wish, check_mode).result()
+
+
+def _with_what_lives(error: ProviderError, found: _rent.Found) -> ProviderError:
+    """Nothing was done, but what is known to live, and to cost, is told with why there is no more."""
+    for one in found.all:
+        if not _provider.owned(one.provider):
+            error.tell_first(_amounts.goes_on(one))
+    error.result = {"changed": False, "actions": [], "instance": _views.optional(found.current)} | error.result
+    return error
 
 
 @dataclass
@@ -83,19 +108,21 @@ class Run:
     providers: Mapping[str, Provider]
     wish: Wish
     check_mode: bool = False
-    actions: list[str] = field(default_factory=list)
-    tried: list[Offer] = field(default_factory=list)
-    failed_rentals: list[dict[str, Any]] = field(default_factory=list)
-    bad_machines: set[tuple[str, str | None]] = field(default_factory=set)  # (provider, machine_id)
-    host_key_trust: str | None = None
-    warnings: list[str] = field(default_factory=list)
-    living: Instance | None = None  # what there is of this instance, as far as we know
+    done: Done = field(default_factory=Done)
     unanswered: dict[str, ProviderError] = field(default_factory=dict)  # by provider; only while ending
+
+    @property
+    def _waiting(self) -> Waiting:
+        return Waiting(self.wish, self.done)
 
     def result(self) -> dict[str, Any]:
         found = self._find()
-        plan = _plan.make_plan(found.current, self.wish)
-        self._refuse(plan, found.current)
+        # With a younger one of that name alive, ending this one would make that one count, whatever it is like.
+        wish = replace(self.wish, on_drift="fail") if found.surplus else self.wish
+        plan = _plan.make_plan(found.current, wish, deviations=self._deviations(found))
+        self._refuse(plan, found)
+        if self.wish.state == "absent" and any(map(_provider.owned, self.wish.providers)):
+            self.done.warnings.append(_owned.left_alone(self.wish.name))
         market = _offers.Market()
         if Action.CREATE in plan.actions:
             market = self._market()
@@ -104,8 +131,8 @@ class Run:
             "diff": plan.diff,
             "offer": _views.offer(market.offers[0]) if market.offers else None,
             "refused_offers": market.refused,
-            "warnings": market.warnings,
-            "surplus": [_views.instance(one) for one in found.surplus],
+            "warnings": [*self.done.warnings, *market.warnings],
+            "surplus": [_views.instance(one) for one in found.surplus if not _provider.owned(one.provider)],
         }
         result |= self._lifetime(found.current, market.offers)
         if self.check_mode:
@@ -116,54 +143,42 @@ class Run:
         try:
             current, report = self._apply(plan, found, market.offers)
         except ProviderError as error:
-            self._complete(error, found.current)
+            self.done.tell(error, found.current, self.wish, market.warnings)
             raise
         return result | {
-            "changed": bool(self.actions),
-            "actions": self.actions,
+            "changed": bool(self.done.actions),
+            "actions": self.done.actions,
             "instance": _views.optional(current),
             "readiness": report.as_result() if report else None,
-            "failed_rentals": self.failed_rentals,
-            "host_key_trust": self.host_key_trust,
-            "warnings": [*market.warnings, *self.warnings],
+            "failed_rentals": self.done.failed_rentals,
+            "host_key_trust": self.done.host_key_trust,
+            "warnings": [*market.warnings, *self.done.warnings],
         }
 
     def _find(self) -> _rent.Found:
-        if self.wish.state != "absent":
-            return _rent.find(self.providers, self.wish.deployment_id, self.wish.name)
         found, self.unanswered = _rent.find_reachable(self.providers, self.wish.deployment_id, self.wish.name)
+        if self.unanswered and self.wish.state != "absent":
+            # One may live where nobody answers, even an older one. What is known to live must be told all the same.
+            error = next(iter(self.unanswered.values()))
+            raise _with_what_lives(error, found)
+        found.current = _taken_back.told(found.current) if found.current else None
         return found
+
+    def _deviations(self, found: _rent.Found) -> dict[str, tuple[Any, Any]]:
+        """What its provider can put right about it."""
+        current = found.current
+        adjusting = _provider.adjusting(self.providers[current.provider]) if current else None
+        if current is None or adjusting is None or self.wish.state in ("absent", "stopped"):
+            return {}
+        try:
+            return adjusting.deviations(current.id)
+        except ProviderError as error:
+            raise _with_what_lives(error, found) from error
 
     def _need_answers(self) -> None:
         """What could be ended is ended by now; that nothing is left is not proven while a list is missing."""
         for error in self.unanswered.values():
             raise error
-
-    def _complete(self, error: ProviderError, before: Instance | None) -> None:
-        """What was done, and what it costs, must not be lost with an error that knows nothing of it."""
-        if "failed_rentals" not in error.result:
-            for sentence in self._costs(before):
-                error.tell_first(sentence)
-        done = {
-            "changed": bool(self.actions),
-            "actions": self.actions,
-            "instance": _views.optional(self.living),
-            "failed_rentals": self.failed_rentals,
-        }
-        error.result = done | error.result
-
-    def _costs(self, before: Instance | None) -> Iterator[str]:
-        """What this run has paid for without a success, and what it goes on paying for."""
-        if self.living and {Action.CREATE.value, Action.START.value} & set(self.actions):
-            yield (
-                f"Instance '{self.wish.name}' lives at {self.living.provider} ({self.living.id[:20]}) and goes on "
-                f"costing {_price(self.living.price_per_hour_usd)} per hour."
-            )
-        if self.failed_rentals:
-            yield f"Rented in vain: {_in_vain(self.failed_rentals)}."
-        elif before and not self.living and self.wish.state != "absent" and Action.DELETE.value in self.actions:
-            gone = f"{before.provider} {before.id[:20]}"
-            yield f"{gone} differed and was destroyed, and no other is known to be in its place."
 
     def _lifetime(self, current: Instance | None, offers: list[Offer]) -> dict[str, str]:
         """Who ends what lives, or what would be rented."""
@@ -174,21 +189,33 @@ class Run:
         expiry = _marker.expiry_epoch_hours(self.wish.lifetime_seconds)
         return _views.lifetime(offers[0].provider, expiry, ENDS_ITSELF in self.wish.env)
 
-    def _refuse(self, plan: _plan.Plan, current: Instance | None) -> None:
-        name = self.wish.name
+    def _refuse(self, plan: _plan.Plan, found: _rent.Found) -> None:
+        current = found.current
         if plan.refused:
             raise EngineError(plan.refused, code="not_found", provider=", ".join(self.wish.providers))
-        if plan.differences and current:
-            differences = "; ".join(str(difference) for difference in plan.differences)
-            raise EngineError(
-                f"Instance '{name}' exists and differs from what you want: {differences}.",
-                code="drift",
-                provider=current.provider,
-                fix="Change the wish back, or set on_drift: replace, which destroys this machine and rents another.",
-                result={"instance": _views.instance(current), "differences": [vars(one) for one in plan.differences]},
-            )
-        if Action.RENEW in plan.actions and current:
+        if current and Action.RENEW in plan.actions:
             _provider.renewing(self.providers[current.provider])
+        if current and plan.differences:
+            raise self._kept(plan, current, bool(found.surplus))
+
+    def _kept(self, plan: _plan.Plan, current: Instance, has_surplus: bool) -> EngineError:
+        """The drift of what lives on. It gets its time nevertheless: its end would be no mending of what differs."""
+        extended = ""
+        if Action.RENEW in plan.actions:
+            if not self.check_mode:
+                current = self._change(Action.RENEW, current)
+            until = (plan.after or {}).get("expires_at")
+            extended = f"'{self.wish.name}' {'would be' if self.check_mode else 'was'} extended to {until}."
+        error = _drift.drift(self.wish, current, plan.differences, plan.diff)
+        if extended:
+            error.tell_first(extended)
+        if has_surplus and self.wish.on_drift == "replace":
+            error.fix = (
+                "It is not replaced while another one of its name lives: end that with gpuops.fleet.sweep and "
+                "fleet_confirm, then run again."
+            )
+        error.result |= {"changed": bool(self.done.actions), "actions": self.done.actions}
+        return error
 
     def _market(self) -> _offers.Market:
         wish = self.wish
@@ -216,60 +243,107 @@ class Run:
     def _apply(
         self, plan: _plan.Plan, found: _rent.Found, offers: list[Offer]
     ) -> tuple[Instance | None, _readiness.Report | None]:
-        self.living = found.current
+        self.done.living = found.current
         if self.wish.state == "absent":
             self._end_all(found)
             self._need_answers()
             return None, None
         current = found.current
+        if current is None and plan.actions:
+            wish = self.wish
+            self.done.warnings += _taken_back.note_gone(wish.deployment_id, wish.name, self.providers, found.all)
         for action in plan.actions:
             if action is Action.CREATE:
                 current = self._rent(offers)
             elif current is not None:
-                current = self._change(action, current)
-        if _rent.delete_old_surplus(self.providers, self.wish, found):
-            self.actions.append("delete_surplus")
+                try:
+                    current = self._change(action, current)
+                except NoCapacity as refusal:
+                    self._waiting.handle_refused_start(self.providers[current.provider], current, refusal)
+                    current = self._rent(self._market().offers)
+        for one in _rent.delete_old_surplus(self.providers, self.wish, found):
+            self.done.actions += ["delete_surplus"] if "delete_surplus" not in self.done.actions else []
+            self.done.warnings.append(_amounts.was_surplus(one, found.current))
         if current is None or self.wish.state == "stopped" or current.status is Status.STOPPED:
             return current, None
         return self._wait(current, offers)
 
     def _end_all(self, found: _rent.Found) -> None:
+        """All of that name, also where one can't be ended: each goes on costing by itself."""
+        failures: list[ProviderError] = []
         for one in found.all:
-            if self.providers[one.provider].delete(one.id):
-                self.actions.append(Action.DELETE.value)
-                _journal.record("deleted", one)
-            self.living = None  # the one that counts is the first
+            try:
+                if self.providers[one.provider].delete(one.id):
+                    action = _plan.ending(one)
+                    self.done.actions.append(action.value)
+                    if action is Action.DELETE:
+                        _journal.record("deleted", one)
+            except ProviderError as error:
+                if one.id not in error.message and not _provider.owned(one.provider):
+                    error.tell_first(_amounts.goes_on(one))
+                failures.append(error)
+                continue
+            if self.done.living is one:
+                self.done.living = None
+        if failures:
+            for other in failures[1:]:
+                failures[0].tell_first(other.message)
+            raise failures[0]
         for name, provider in self.providers.items():
             if name not in self.unanswered and provider.clean_up(self.wish.deployment_id):
-                self.actions.append("clean_up")
+                self.done.actions.append("clean_up")
 
     def _rent(self, offers: list[Offer]) -> Instance:
-        untried = [
-            one for one in offers if one not in self.tried and (one.provider, one.machine_id) not in self.bad_machines
-        ]
-        current, offer = _rent.rent(self.providers, self.wish, untried)
-        self.tried.append(offer)
-        self.actions.append(Action.CREATE.value)
-        self.living = current
+        while True:
+            current, offer = _rent.rent(self.providers, self.wish, self.done.untried(offers))
+            self.done.tried.append(offer)
+            self.done.actions.append(Action.CREATE.value)
+            self.done.living = current
+            if not self._turned_out_too_dear(current, offer):
+                break
         if current.needs_start:
-            self.living = current = self.providers[current.provider].start(current.id)
+            self.done.living = current = self.providers[current.provider].start(current.id)
         return current
+
+    def _turned_out_too_dear(self, current: Instance, offer: Offer) -> bool:
+        """Whether it costs more than is allowed, although its offer said less; True only when it was given back."""
+        price = current.running_price_per_hour_usd
+        said = f"it costs {_amounts.price(price)} per hour; its offer said {_amounts.price(offer.price_per_hour_usd)}"
+        if not _plan.is_too_dear(current, self.wish):
+            if price and offer.price_per_hour_usd and price > offer.price_per_hour_usd * _plan.ROUNDING:
+                where = f"{self.wish.name} at {current.provider} ({_amounts.short(current.id)})"
+                self.done.warnings.append(f"{where}: {said}.")
+            return False
+        if self.wish.on_drift != "replace" or not self.done.may_try_another:
+            raise _drift.drift(self.wish, current, _plan.find_differences(current, self.wish))
+        evidence = _views.failed_rental(replace(current, price_per_hour_usd=price, detail=said), {}, "destroyed")
+        self.providers[current.provider].delete(current.id)
+        _journal.record("deleted", current, reason="too_dear")
+        self.done.living = None
+        self.done.actions.append(Action.DELETE.value)
+        self.done.in_vain(current, evidence)
+        return True
 
     def _change(self, action: Action, current: Instance) -> Instance:
         provider = self.providers[current.provider]
         expiry = self.wish.extend_to_epoch_hours
         if action is Action.RENEW and expiry is not None:
-            self.living = current = _lifetime.renew(provider, current, expiry)
-            self.actions.append(action.value)
+            self.done.living = current = _lifetime.renew(provider, current, expiry)
+            self.done.actions.append(action.value)
+            return current
+        adjusting = _provider.adjusting(provider)
+        if action is Action.ADJUST and adjusting:
+            self.done.living = current = adjusting.adjust(current.id)
+            self.done.actions.append(action.value)
             return current
         if action is Action.START:
-            self.living = current = provider.start(current.id)
+            self.done.living = current = provider.start(current.id)
         elif action is Action.STOP:
-            self.living = current = provider.stop(current.id)
+            self.done.living = current = provider.stop(current.id)
         elif action is Action.DELETE:
             provider.delete(current.id)
-            self.living = None
-        self.actions.append(action.value)
+            self.done.living = None
+        self.done.actions.append(action.value)
         _journal.record({"start": "started", "stop": "stopped"}.get(action.value, "deleted"), current)
         return current
 
@@ -279,130 +353,11 @@ class Run:
             return current, None
         while True:
             provider = self.providers[current.provider]
-            self.living, report = self._wait_for(provider, current)
-            current = self.living
+            self.done.living, report = self._waiting.wait_for(provider, current)
+            current = self.done.living
             if report.ready:
                 return current, report
-            self._handle_unready(provider, current, report)
+            self._waiting.handle_unready(provider, current, report)
             if not offers:
                 offers = self._market().offers
             current = self._rent(offers)
-
-    def _wait_for(self, provider: Provider, current: Instance) -> tuple[Instance, _readiness.Report]:
-        """One wait for one rental, with the host key that is on record."""
-        wish, told_key = self.wish, current.host_key
-        current = _host_keys.pinned(current)
-        known_key = current.host_key
-        budget = _budgets.budget_for(
-            current.provider,
-            current.runtime,
-            wish.wait,
-            gpu=current.gpu,
-            gpu_count=current.gpu_count,
-            wait_timeout_seconds=wish.wait_timeout_seconds,
-        )
-        current, report = _readiness.wait_until_ready(provider, current, wish.wait, budget, wish.ssh_private_key_file)
-        _metrics.record(current, report)
-        if not report.ready:
-            return current, report
-        again = provider.get(current.id) or current
-        current = replace(again, host_key=again.host_key or current.host_key, tls_fingerprint=current.tls_fingerprint)
-        if report.way:
-            _ways.remember(current, report.way)
-        current = _ways.ordered(current)
-        self.host_key_trust = None
-        if known_key:
-            self.host_key_trust = _host_keys.PROVIDER if told_key else _host_keys.JOURNAL
-        elif current.host_key:
-            self._trust_first_use(current, by_provider=again.host_key is not None)
-        return current, report
-
-    def _trust_first_use(self, current: Instance, by_provider: bool) -> None:
-        _host_keys.remember(current)
-        self.host_key_trust = _host_keys.PROVIDER if by_provider else _host_keys.FIRST_USE
-        if not by_provider and Action.CREATE.value not in self.actions:
-            self.warnings.append(_host_keys.first_use_warning(current))
-
-    def _handle_unready(self, provider: Provider, current: Instance, report: _readiness.Report) -> None:
-        """Do what the user asked for; returns only when another machine shall be tried."""
-        wanted = self.wish.on_unready
-        if report.last_class in ("host_key_changed", "endpoint_other_certificate"):
-            wanted = "keep"  # whoever answers there may not be our machine, so nothing is decided by what it says
-        ended = {"keep": "kept", "stop": "stopped"}.get(wanted, "destroyed")
-        evidence = _views.failed_rental(current, report.as_result(), ended)
-        _journal.record("unready", current, evidence=evidence)
-        try:
-            current = self._end_unready(provider, current, wanted)
-        except ProviderError as error:
-            evidence["ended"] = "unknown"
-            self._give_up(current, report, evidence, f"It could not be {ended}: {error.message}", error)
-        if wanted == "replace" and len(self.failed_rentals) < _REPLACEMENTS:
-            self.failed_rentals.append(evidence)
-            if current.machine_id:
-                self.bad_machines.add((current.provider, current.machine_id))
-            return
-        self._give_up(current, report, evidence, _after_unready(wanted, evidence))
-
-    def _end_unready(self, provider: Provider, current: Instance, wanted: str) -> Instance:
-        if wanted == "stop":
-            current = provider.stop(current.id)
-            self.actions.append(Action.STOP.value)
-        elif wanted in ("destroy", "replace"):
-            provider.delete(current.id)
-            self.living = None
-            self.actions.append(Action.DELETE.value)
-            _journal.record("deleted", current)
-        return current
-
-    def _give_up(
-        self,
-        current: Instance,
-        report: _readiness.Report,
-        evidence: dict[str, Any],
-        outcome: str,
-        cause: ProviderError | None = None,
-    ) -> NoReturn:
-        before = f" Rented in vain before: {_in_vain(self.failed_rentals)}." if self.failed_rentals else ""
-        self.failed_rentals.append(evidence)
-        tried = ", ".join(f"{one['address']} ({one['kind']})" for one in report.endpoints.values())
-        classes = ", ".join(f"{kind} ({seen['count']} times)" for kind, seen in report.classes.items())
-        raise EngineError(
-            f"Instance '{self.wish.name}' at {current.provider} ({current.id[:20]}) was not ready ({self.wish.wait}) "
-            f"after {report.seconds:.0f} s: {classes}; last: {report.last_message}. "
-            f"{f'Tried {tried}. ' if tried else ''}{outcome}{before}",
-            code="not_ready",
-            provider=current.provider,
-            fix=f"TROUBLESHOOTING.md says what to do about '{report.last_class}'; the result has more under readiness.",
-            result={
-                "changed": bool(self.actions),
-                "actions": self.actions,
-                "instance": _views.instance(current),
-                "readiness": report.as_result(),
-                "failed_rentals": self.failed_rentals,
-            },
-        ) from cause
-
-
-def _in_vain(failed_rentals: list[dict[str, Any]]) -> str:
-    """Which rentals those were, what became of them, and what they cost."""
-    return ", ".join(
-        f"{one['provider']} {one['id'][:20]} ({one['ended']}, {_amount(one['cost_usd'])})" for one in failed_rentals
-    )
-
-
-def _amount(cost_usd: float | None) -> str:
-    return "an unknown amount" if cost_usd is None else f"{cost_usd:.4f} USD"
-
-
-def _price(price_per_hour_usd: float | None) -> str:
-    return "an unknown price" if price_per_hour_usd is None else f"{price_per_hour_usd:g} USD"
-
-
-def _after_unready(wanted: str, evidence: Mapping[str, Any]) -> str:
-    """What became of it, and what that costs."""
-    so_far, per_hour = _amount(evidence["cost_usd"]), _price(evidence["price_per_hour_usd"])
-    return {
-        "keep": f"It is kept: it has cost {so_far} so far and goes on costing {per_hour} per hour. Run again to go on "
-        "waiting.",
-        "stop": f"It was stopped; it has cost {so_far}, and its provider may still ask for its disk.",
-    }.get(wanted, f"It was destroyed; it has cost {so_far}.")

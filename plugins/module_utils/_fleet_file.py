@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _marker, _preflight, _provider
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _arguments,
+    _marker,
+    _owned,
+    _preflight,
+    _provider,
+    _provider_settings,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import (
     FleetFileError,
     Problem,
@@ -172,11 +179,18 @@ class _Reader(ValueReader):
             place = (*where, str(name))
             if name not in _provider.PROVIDER_NAMES:
                 self.wrong(place, f"'{name}' is not a provider: {nearest(str(name), _provider.PROVIDER_NAMES)}")
+            elif name not in specs:
+                self.wrong(
+                    place,
+                    f"provider '{name}' has no account, and so no settings; write what it needs at the instances.",
+                )
             elif settings is None:
                 result[str(name)] = {}
             else:
                 what = f"a setting of provider {name}"
-                result[str(name)] = self.settings(place, settings, specs.get(name, {}).get("options", {}), what)
+                result[str(name)] = self.settings(place, settings, specs[name]["options"], what)
+                for problem in _provider_settings.check(str(name), result[str(name)]):
+                    self.wrong((*place, problem.field), problem.message)
         return result
 
     def instances(self, data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -211,10 +225,16 @@ class _Reader(ValueReader):
 
     def preflight(self, index: int, own: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
         """The check that the instance module makes before it rents; so a file that loads can also be rented."""
-        checkable = {key: value for key, value in merged.items() if not opened_later(value)}
+        # What ssh needs is not opened later: it is checked before it comes near a command line.
+        checkable = {key: one for key, one in merged.items() if key in _owned.OPTIONS or not opened_later(one)}
+        later = set(merged).difference(checkable)
         if "ssh_private_key_file" in checkable:
             checkable["ssh_private_key_file"] = resolve_path(checkable["ssh_private_key_file"], self.path)
+        elif "ssh_private_key_file" in later:
+            later.add("ssh_public_key")  # its .pub may be beside it
         for problem in _preflight.check_instance(checkable):
+            if problem.field in later:
+                continue  # it is not missing, only not known yet; the module checks it
             place: Where = ("instances", index)
             if problem.field:
                 inherited = problem.field in merged and problem.field not in own
@@ -239,6 +259,14 @@ class _Reader(ValueReader):
             elif name in ROLE_NAMES or name in _ALREADY_GROUPS:
                 self.wrong((*here, "name"), f"'{name}' is the name of a group of hosts; write for example '{name}-1'.")
             first_use.setdefault(name, index)
+        if merged.get("address"):
+            machine = _owned.place(merged)  # no name of an instance: it has a colon
+            if machine in first_use:
+                other = f"instances[{first_use[machine]}]"
+                self.wrong(
+                    (*here, "address"), f"'{machine}' is already the machine of {other}; give it all roles there."
+                )
+            first_use.setdefault(machine, index)
         for key, known in (("roles", ROLE_NAMES), ("providers", _provider.PROVIDER_NAMES)):
             place = (*here, key) if key in own else ("defaults", key)
             values = merged.get(key) or []

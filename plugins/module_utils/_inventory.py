@@ -19,6 +19,9 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _lifetime,
     _marker,
     _pins,
+    _provider,
+    _ssh_words,
+    _taken_back,
     _views,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_file import Fleet
@@ -34,12 +37,8 @@ FIXED_GROUPS = (WANTED_GROUP, ORPHANS_GROUP, SSH_GROUP, ENDPOINTS_GROUP)
 
 # What a provider says ends up in a command line of ssh, and Ansible opens templates in variables; what doesn't look
 # like the thing it should be is left out.
-_KEY_TYPE = r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521))"
 _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._/-]*)?", re.ASCII)
-_HOST_KEY = re.compile(rf"{_KEY_TYPE} [A-Za-z0-9+/]{{40,2000}}={{0,3}}", re.ASCII)
-_ADDRESS = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.:_-]{0,253})", re.ASCII)
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+=-]{0,254}", re.ASCII)
-_USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.ASCII)
 
 
 @dataclass
@@ -72,23 +71,29 @@ def build(
     warnings += [_failure_warning(listing) for listing in listings if listing.failure is not None]
     failed = {listing.provider for listing in listings if listing.failure is not None}
     warnings += [_outdated_warning(listing) for listing in listings if listing.outdated is not None]
-    kept, surplus = _one_per_name(fleet.deployment_id, listings)
+    rented, owned = _by_ownership(listings)
+    kept, surplus = _one_per_name(fleet.deployment_id, rented)
+    # Only what this controller remembers: for more the provider has to be asked, and nobody waits for that here.
+    pins = _pins.on_record(fleet.deployment_id) if any(found.own_tls for found, _age in kept.values()) else {}
     hosts = []
     for settings in fleet.instances:
         host = HostEntry(settings["name"], [WANTED_GROUP])
-        found = kept.pop(host.name, None)
+        found = owned.get(host.name) or kept.pop(host.name, None)
         _set_wanted(host, fleet, settings)
         if found is not None:
-            _set_living(host, *found, warnings)
+            _set_living(host, *found, pins, warnings)
             _set_usable(host, found[0], settings, fleet, warnings)
-            warnings += _place_warnings(found[0], settings, surplus.pop(host.name, ()))
+            too_many = [] if host.name in owned else surplus.pop(host.name, [])
+            warnings += _place_warnings(found[0], settings, too_many)
         elif failed.intersection(settings["providers"]):
             host.variables["fleet_status"] = "unknown"
         hosts.append(host)
     for name in sorted(set(kept).difference(wanted_elsewhere)):
-        hosts.append(_orphan(name, kept[name], fleet, warnings))
+        # A rental that has the name of a machine of one's own is not that host.
+        shown = f"{name}--{kept[name][0].marker.nonce}" if name in owned else name
+        hosts.append(_orphan(shown, kept[name], fleet, pins, warnings))
         for extra in surplus.get(name, ()):
-            hosts.append(_orphan(f"{name}--{extra.marker.nonce}", (extra, kept[name][1]), fleet, warnings))
+            hosts.append(_orphan(f"{name}--{extra.marker.nonce}", (extra, kept[name][1]), fleet, pins, warnings))
     variables = {
         "fleet_deployment_id": fleet.deployment_id,
         "fleet_domain": fleet.domain,
@@ -154,6 +159,18 @@ def _outdated_warning(listing: Listing) -> str:
     )
 
 
+def _by_ownership(listings: Iterable[Listing]) -> tuple[list[Listing], dict[str, tuple[Instance, float]]]:
+    """Who was rented may be there twice, or in no file; who is owned is exactly what the file says."""
+    rented = []
+    owned: dict[str, tuple[Instance, float]] = {}
+    for listing in listings:
+        if _provider.owned(listing.provider):
+            owned |= {one.marker.name: (one, listing.age_seconds) for one in listing.instances}
+        else:
+            rented.append(listing)
+    return rented, owned
+
+
 def _one_per_name(
     deployment_id: str, listings: Iterable[Listing]
 ) -> tuple[dict[str, tuple[Instance, float]], dict[str, list[Instance]]]:
@@ -196,7 +213,9 @@ def _key_file(path: Any, fleet: Fleet) -> Any:
     return path if opened_later(path) else _fleet_file.resolve_path(path, fleet.path)
 
 
-def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warnings: list[str]) -> None:
+def _set_living(
+    host: HostEntry, instance: Instance, age_seconds: float, pins: _pins.Records, warnings: list[str]
+) -> None:
     def plausible(what: str, value: str | None, pattern: re.Pattern[str]) -> str | None:
         if value is None or pattern.fullmatch(value):
             return value
@@ -205,8 +224,15 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
         )
         return None
 
+    instance = _taken_back.told(instance)
+    if instance.outbid:
+        warnings.append(
+            f"{host.name}: it was outbid by others at {instance.provider}. Its disk goes on costing, and it starts by "
+            "itself when its bid is the highest again. gpuops.fleet.provision says what else can be done."
+        )
     host.variables.update(
         fleet_status=instance.status.value,
+        fleet_outbid=instance.outbid,
         fleet_provider=instance.provider,
         fleet_gpu=plausible("GPU", instance.gpu, _ID),
         fleet_gpu_count=instance.gpu_count,
@@ -217,16 +243,15 @@ def _set_living(host: HostEntry, instance: Instance, age_seconds: float, warning
             instance.provider, instance.marker.expiry_epoch_hours, instance.ends_itself
         ).enforcer.value,
         fleet_instance_id=plausible("id", instance.id, _ID),
-        fleet_host_key=plausible("host key", instance.host_key, _HOST_KEY),
+        fleet_host_key=plausible("host key", instance.host_key, _ssh_words.HOST_KEY),
         fleet_inventory_age_seconds=round(age_seconds, 1),
-        fleet_address=plausible("address", instance.address, _ADDRESS),
+        fleet_address=plausible("address", instance.address, _ssh_words.ADDRESS),
     )
     if instance.runtime is Runtime.CONTAINER:
         url = instance.urls[0][1] if instance.urls else None
         host.variables["fleet_image"] = plausible("image", instance.image, _ID)
         host.variables["fleet_endpoint_url"] = plausible("endpoint", url, _URL)
-        # Only what this controller remembers: for more the provider has to be asked, and nobody waits for that here.
-        host.variables["fleet_tls_fingerprint"] = _pins.recorded(instance) if instance.own_tls else None
+        host.variables["fleet_tls_fingerprint"] = _pins.recorded(instance, pins) if instance.own_tls else None
         host.variables["fleet_own_tls"] = instance.own_tls
 
 
@@ -256,7 +281,7 @@ def _set_connection(
     if not instance.ssh_endpoints:
         return False
     endpoint = instance.ssh_endpoints[0]  # _ways.py has put them in order
-    if not _ADDRESS.fullmatch(endpoint.host) or not _USER.fullmatch(instance.ssh_user):
+    if not _ssh_words.ADDRESS.fullmatch(endpoint.host) or not _ssh_words.USER.fullmatch(instance.ssh_user):
         warnings.append(
             f"{host.name}: {instance.provider} names {endpoint.host!r} and {instance.ssh_user!r} as the address and "
             "user for SSH; they can't be that, so the host is left out of fleet_ssh."
@@ -269,17 +294,20 @@ def _set_connection(
     if host_key:
         host.variables["ansible_ssh_common_args"] = ssh_pinning(host_key)
     else:
+        where = "in the fleet file" if _provider.owned(instance.provider) else f"at {instance.provider}"
         warnings.append(
-            f"{host.name}: no host key is recorded at {instance.provider}, so ssh decides by its own known hosts "
+            f"{host.name}: no host key is recorded {where}, so ssh decides by its own known hosts "
             "whether this is the right machine. 'ansible-playbook gpuops.fleet.provision' records the key."
         )
     return True
 
 
-def _orphan(name: str, found: tuple[Instance, float], fleet: Fleet, warnings: list[str]) -> HostEntry:
+def _orphan(
+    name: str, found: tuple[Instance, float], fleet: Fleet, pins: _pins.Records, warnings: list[str]
+) -> HostEntry:
     """Live, ours, and in no fleet file: visible, and in no group that a play would deploy to."""
     host = HostEntry(name, [ORPHANS_GROUP])
     host.variables.update(fleet_name=found[0].marker.name, fleet_peer_name=f"{found[0].marker.name}.{fleet.domain}")
-    _set_living(host, *found, warnings)
+    _set_living(host, *found, pins, warnings)
     host.variables["fleet_marker"] = _marker.encode(found[0].marker)
     return host

@@ -17,6 +17,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Capability,
     EngineError,
     Provider,
+    owned,
     renewing,
 )
 
@@ -40,16 +41,28 @@ class Ends:
 
 def ends(provider_name: str, expiry_epoch_hours: int, ends_itself: bool) -> Ends:
     """Who ends what is, or would be, rented there with that expiry; ends_itself: what runs there says that it can."""
+    if owned(provider_name):
+        return Ends(Enforcer.NOBODY, "you own it, so nothing here ends it")
     if not expiry_epoch_hours:
         return Ends(Enforcer.NOBODY, "its lifetime is unlimited")
     can = CAPABILITIES.get(provider_name, frozenset())
     if Capability.LEASE in can:
-        return Ends(Enforcer.PROVIDER, f"{provider_name} itself ends it")
+        return Ends(
+            Enforcer.PROVIDER,
+            f"{provider_name} itself ends what runs; what is stopped is ended by the next gpuops.fleet.sweep with "
+            "fleet_confirm",
+        )
+    if Capability.TIMER in can:
+        return Ends(
+            Enforcer.MACHINE,
+            "a timer on the machine powers it off, which ends it, where its image runs cloud-init; what is stopped is "
+            "ended by the next gpuops.fleet.sweep with fleet_confirm",
+        )
     if ends_itself and Capability.OWN_KEY in can:
         return Ends(
             Enforcer.MACHINE,
-            f"what runs there ends itself with the key that {provider_name} gives it; what doesn't run is ended by the "
-            "next gpuops.fleet.sweep with fleet_confirm",
+            f"what runs there is to end itself with the key that {provider_name} gives it (lifetime_watched_at is when "
+            "its log showed that it looks); what does not run is ended by gpuops.fleet.sweep with fleet_confirm",
         )
     return Ends(
         Enforcer.SWEEP,

@@ -19,6 +19,12 @@ _NONCE_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _IDENTITY = re.compile(rf"gf--({_WORD})--({_WORD})--([0-9a-z]{{6}})(?:--([0-9a-z]{{4}}))?", re.ASCII)
 _WORD_ONLY = re.compile(_WORD, re.ASCII)
 
+# A dated nonce is a number: so many periods since the epoch (they begin anew after two years), and chance.
+_PERIOD_SECONDS = 10
+_CHANCES = 324
+_PERIODS = 36**6 // _CHANCES
+_AHEAD_SECONDS = 86400  # more than a clock is wrong by that was set in another time zone
+
 DEPLOYMENT_ID_LENGTH = (3, 24)
 NAME_LENGTH = (1, 16)
 GENERIC_DEPLOYMENT_IDS = frozenset(
@@ -53,6 +59,28 @@ def check_name(value: object) -> str:
 def new_nonce() -> str:
     """Six characters that make a claim unique among controllers that share nothing."""
     return "".join(secrets.choice(_NONCE_ALPHABET) for index in range(6))
+
+
+def nonce_from(number: int) -> str:
+    """The nonce that such a large number comes to: the same for everybody."""
+    return _to_base36(number % 36**6).rjust(6, "0")
+
+
+def dated_nonce() -> str:
+    """A nonce that also says when it was made, for a provider that tells nobody when something was rented."""
+    periods = int(_clock.now()) // _PERIOD_SECONDS % _PERIODS
+    return _to_base36(periods * _CHANCES + secrets.randbelow(_CHANCES)).rjust(6, "0")
+
+
+def claimed_at(marker: Marker) -> float:
+    """When a dated nonce was made, by the clock of the controller that made it, to 10 s; seconds since the epoch.
+
+    What would lie in the future was made two years before, but for what another controller's clock is ahead: all have
+    to come to the same answer, or each takes the other's rental for the older one, and both give theirs back.
+    """
+    latest = (_clock.now() + _AHEAD_SECONDS) // _PERIOD_SECONDS
+    periods = int(marker.nonce, 36) // _CHANCES
+    return (latest - (latest - periods) % _PERIODS) * float(_PERIOD_SECONDS)
 
 
 def expiry_epoch_hours(lifetime_seconds: int | None) -> int:

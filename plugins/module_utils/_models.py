@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Status(enum.StrEnum):
@@ -89,6 +90,7 @@ class Request:
     ports: tuple[tuple[int, str], ...] = ()  # (port, "tcp" or "http")
     disk_gib: int = 50
     ssh_public_key: str | None = None
+    started_with: str = field(default="", repr=False)  # fingerprints of the start and the environment, to stand on it
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Instance:
     runtime: Runtime = Runtime.VM
     gpu: str | None = None
     gpu_count: int = 0
-    price_per_hour_usd: float | None = None
+    price_per_hour_usd: float | None = None  # what it costs now
+    running_price_per_hour_usd: float | None = None  # what it costs while it runs; None where nobody says so now
     instance_type: str | None = None
     region: str | None = None
     image: str | None = None
@@ -112,11 +115,17 @@ class Instance:
     ssh_endpoints: tuple[Endpoint, ...] = ()
     ssh_user: str = "root"
     urls: tuple[tuple[int, str], ...] = ()  # (port, where the provider makes it answer from outside)
+    interruptible: bool | None = None  # None while unknown
+    # Stopped because others bid more; None: by what its provider says it is that, or its user stopped it.
+    outbid: bool | None = False
+    started_with: str = field(default="", repr=False)  # what stands on it of its Request; never shown or kept
     own_tls: bool = False  # what answers at urls has a certificate that nobody signed, so it has to be pinned
     tls_fingerprint: str | None = None  # of that certificate: "sha256:" and 64 hexadecimal digits
     host_key: str | None = None  # "ssh-ed25519 AAAA…", without a comment
     created_at: float | None = None  # seconds since the epoch
+    uptime_seconds: float | None = None  # since what runs inside was started the last time
     ends_itself: bool = False  # what runs there says that it ends itself when its lifetime is over
+    watched_at: float | None = None  # when it was seen to look at its expiry; None: nobody asked, or no log says so
     needs_start: bool = False  # its creation was interrupted before the first start: start() completes it
     detail: str = ""  # the provider's own words about the status
     machine_id: str | None = None  # the physical host that it runs on; None where the provider doesn't say
@@ -147,6 +156,8 @@ class Wish:
     tls_args: tuple[str, ...] | None = None  # added to args where the provider ends no TLS
     env: dict[str, str] = field(default_factory=dict, repr=False)
     secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    computed_from: dict[str, Any] | None = field(default=None, repr=False)  # what a role made the start of, if one did
+    computed_env: dict[str, str] = field(default_factory=dict, repr=False)  # what of env it made
     ports: tuple[tuple[int, str], ...] = ()
     disk_gib: int = 50
     interruptible: bool = False

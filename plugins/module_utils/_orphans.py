@@ -16,6 +16,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _fleet_file,
     _journal,
     _marker,
+    _owned,
+    _provider,
     _rent,
     _views,
 )
@@ -71,14 +73,19 @@ class Sweep:
                 f"{self.deployment_id} (fleet_confirm for the playbooks)."
             )
         fleets = _fleets(params["fleet_files"], self.deployment_id)
-        self.wanted = frozenset(settings["name"] for fleet in fleets for settings in fleet.instances)
+        # Who has become a machine of one's own is wanted as no rental any more.
+        self.wanted = frozenset(
+            settings["name"] for fleet in fleets for settings in fleet.instances if not _owned.is_owned(settings)
+        )
         names = params["providers"] or [name for fleet in fleets for name in fleet.providers]
-        if not names:
+        renting = [name for name in dict.fromkeys(names) if not _provider.owned(name)]
+        if not renting:
             raise ValueError(
-                "No provider is named in the fleet files, so there is nowhere to look: give providers, or name them "
-                "under provider_settings, such as 'runpod: {}'."
+                "No provider that rents is named, so there is nowhere to look, and what was rented before goes on "
+                "costing: name each under provider_settings of the fleet file, such as 'runpod: {}', or give "
+                "providers. A deployment that never rented anything needs no sweep."
             )
-        self.providers = _engine.load_providers(list(dict.fromkeys(names)), params.get("provider_settings"))
+        self.providers = _engine.load_providers(renting, params.get("provider_settings"))
         self.grace_seconds = params["grace_seconds"]
 
     def look(self) -> list[Judged]:

@@ -24,6 +24,8 @@ _LINE = re.compile(rf"{LOG_WORDS} (sha256:[0-9a-f]{{64}})", re.ASCII)
 _EVENT = "tls_fingerprint"
 _CONNECT_SECONDS = 10.0
 
+Records = dict[tuple[str, str, str], str]
+
 
 class Pin(NamedTuple):
     """The certificate to trust, and where it comes from."""
@@ -32,14 +34,19 @@ class Pin(NamedTuple):
     said: str
 
 
-def recorded(instance: Instance) -> str | None:
+def on_record(deployment_id: str) -> Records:
+    """The certificates that this controller remembers, by provider, id and nonce: an id can be used again."""
+    return {
+        (str(line.get("provider")), str(line.get("id")), str(line.get("nonce"))): str(line["fingerprint"])
+        for line in _journal.read(deployment_id)
+        if line.get("event") == _EVENT and "fingerprint" in line
+    }
+
+
+def recorded(instance: Instance, records: Records | None = None) -> str | None:
     """What this controller remembers of this very rental."""
-    found = [
-        str(line["fingerprint"])
-        for line in _journal.read(instance.marker.deployment_id)
-        if line.get("event") == _EVENT and line.get("id") == instance.id and line.get("nonce") == instance.marker.nonce
-    ]
-    return found[-1] if found else None
+    known = on_record(instance.marker.deployment_id) if records is None else records
+    return known.get((instance.provider, instance.id, instance.marker.nonce))
 
 
 def judge(provider: Provider, instance: Instance, seen: str) -> Pin:

@@ -11,12 +11,18 @@ The instance module and the inventory plugin use the same checks, so a fleet fil
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _marker
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, PROVIDER_NAMES, Capability
+from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _gpus, _limits, _marker, _owned
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    CAPABILITIES,
+    PROVIDER_NAMES,
+    Capability,
+    owned,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ def check_state(settings: Mapping[str, Any], state: str) -> list[Problem]:
     """What can't be reached at these providers."""
     if state != "stopped":
         return []
+    if _owned.is_owned(settings):
+        return [
+            Problem("state", "state 'stopped': provider 'ssh' can't stop a machine that you own; do that yourself.")
+        ]
     return [
         Problem("state", f"state 'stopped': provider '{name}' can't stop a machine; use 'absent' or another provider.")
         for name in _without(settings, Capability.STOP)
@@ -149,10 +159,39 @@ def _capabilities(settings: Mapping[str, Any]) -> Iterator[Problem]:
     if _waits_for_endpoint(settings):
         yield from _endpoint(settings)
     if settings["on_unready"] == "stop":
-        for name in _without(settings, Capability.STOP):
+        for name in _unable(settings, Capability.STOP):
             yield Problem(
                 "on_unready", f"on_unready 'stop': provider '{name}' can't stop a machine; use 'keep' or 'destroy'."
             )
+
+
+def _start(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a rental begins with, and on how large a disk."""
+    entrypoint, args, tls_args = (settings[name] or [] for name in ("entrypoint", "args", "tls_args"))
+    field = "args" if args else "entrypoint"
+    if (entrypoint or args) and settings["runtime"] == "vm" and not _without(settings, Capability.ARGS):
+        yield Problem(field, f"{field}: a machine takes neither args nor entrypoint; set runtime: container.")
+    for name, most in _limits.LONGEST_START.items():
+        ends_tls = Capability.TLS in CAPABILITIES[name]
+        length = _limits.start_length([*entrypoint, *args, *(() if ends_tls else tls_args)])
+        if name in settings["providers"] and length > most:
+            yield Problem(
+                field,
+                f"{field}: entrypoint and args have {length} characters together, {length - most} more than the {most} "
+                f"that provider '{name}' takes; shorten them (of the role vllm: vllm_extra_arguments), or name another "
+                "provider.",
+            )
+    for name, least in _limits.LEAST_DISK_GIB.items():
+        if name in settings["providers"] and settings["disk_gib"] < least:
+            yield Problem(
+                "disk_gib",
+                f"disk_gib {settings['disk_gib']} is less than the {least} that provider '{name}' rents; write {least} "
+                "or more.",
+            )
+    for field in ("public_env", "env", "secret_env"):
+        for name in settings[field] or {}:
+            if not _limits.ENV_NAME.fullmatch(str(name)):
+                yield Problem(field, f"{field}: '{name}' is no name of a variable; use letters, digits and '_'.")
 
 
 def _is_computed(settings: Mapping[str, Any]) -> bool:
@@ -191,16 +230,39 @@ def _without(settings: Mapping[str, Any], capability: Capability) -> list[str]:
     return [name for name in settings["providers"] if name in CAPABILITIES and capability not in CAPABILITIES[name]]
 
 
+def _unable(settings: Mapping[str, Any], capability: Capability) -> list[str]:
+    """Like _without, among those that rent; what is said about machines of one's own is said by _owned.py."""
+    return [name for name in _without(settings, capability) if not owned(name)]
+
+
+def _ownership(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    for field, sentence in _owned.mistakes(settings):
+        yield Problem(field, sentence)
+
+
 def _lifetime(settings: Mapping[str, Any]) -> Iterator[Problem]:
     text = settings["max_lifetime"]
     if text is not None:
-        yield from _refused("max_lifetime", lambda: _arguments.lifetime_seconds(text))
+        refused = _refused("max_lifetime", lambda: _arguments.lifetime_seconds(text))
+        yield from refused or _too_long(settings["providers"], text)
         return
-    for name in _without(settings, Capability.FREE):
+    for name in _unable(settings, Capability.FREE):
         yield Problem(
             "max_lifetime",
             f"max_lifetime is missing, and provider '{name}' costs money; say how long at most ('8h') or 'unlimited'.",
         )
+
+
+def _too_long(providers: Iterable[str], text: str) -> Iterator[Problem]:
+    """Longer than a provider that ends rentals itself can wait."""
+    for name in providers:
+        longest, wanted = _limits.LONGEST_LIFETIME_SECONDS.get(name), _arguments.lifetime_seconds(text)
+        if longest is not None and wanted is not None and wanted > longest:
+            yield Problem(
+                "max_lifetime",
+                f"max_lifetime '{text}': provider '{name}' ends a rental after {longest // 86400} days at the latest; "
+                f"write '{longest // 86400}d' or less, or 'unlimited'.",
+            )
 
 
 def _gpu(settings: Mapping[str, Any]) -> Iterator[Problem]:
@@ -232,6 +294,7 @@ _LIMITS = {
     "wait_timeout_seconds": (1, 86400),
     "max_price_per_hour_usd": (0, 10000),
     "price_per_hour_usd": (0, 10000),
+    "port": (1, 65535),
 }
 
 
@@ -240,6 +303,36 @@ def _numbers(settings: Mapping[str, Any]) -> Iterator[Problem]:
         value = settings[field]
         if value is not None and not least <= value <= most:
             yield Problem(field, f"{field} {value} is out of range; write a number from {least} to {most}.")
+
+
+def _insisted(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """What one of the providers rents nothing without."""
+    for name in settings["providers"]:
+        if name in _limits.NEEDS_SSH_KEY and not _arguments.public_key(settings):
+            yield from _public_key_missing(name, settings["ssh_private_key_file"])
+
+
+def _zones(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """A zone is chosen by what is left in it."""
+    for region in settings["regions"] if "gcp" in settings["providers"] else ():
+        if re.fullmatch(r"[a-z]+-[a-z]+[0-9]+-[a-z][0-9a-z]*", region):
+            whole = region.rpartition("-")[0]
+            yield Problem("regions", f"regions: '{region}' is a zone of Google Cloud; write its region, '{whole}'.")
+
+
+def _public_key_missing(provider: str, private_key_file: str | None) -> Iterator[Problem]:
+    if not private_key_file:
+        yield Problem(
+            "ssh_public_key",
+            f"ssh_public_key is missing, and provider '{provider}' rents no machine without; give the text of a .pub "
+            "file, or an ssh_private_key_file that has its .pub beside it.",
+        )
+    elif os.path.exists(private_key_file):  # else that is what is said
+        yield Problem(
+            "ssh_private_key_file",
+            f"ssh_private_key_file '{private_key_file}' has no .pub beside it, and provider '{provider}' rents no "
+            f"machine without; make it with: ssh-keygen -y -f {private_key_file} > {private_key_file}.pub",
+        )
 
 
 def _keys(settings: Mapping[str, Any]) -> Iterator[Problem]:
@@ -270,4 +363,17 @@ def _private_key_problem(path: str) -> str:
     return ""
 
 
-_CHECKS = (_name, _providers, _capabilities, _lifetime, _gpu, _ports, _numbers, _keys)
+_CHECKS = (
+    _name,
+    _providers,
+    _ownership,
+    _capabilities,
+    _start,
+    _lifetime,
+    _gpu,
+    _ports,
+    _numbers,
+    _insisted,
+    _zones,
+    _keys,
+)

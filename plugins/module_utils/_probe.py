@@ -29,7 +29,7 @@ CONNECT_SECONDS = 5.0
 BANNER_SECONDS = 5.0
 LOGIN_AND_COMMAND_SECONDS = 20.0
 
-OK = "ok"
+OK, OUTBID = "ok", "outbid"
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ CLASSES: dict[str, FailureClass] = {
     # What the provider says.
     "provider_slow": FailureClass("the provider has not said that it runs", permanent=True),
     "provider_failed": FailureClass("the provider says that it will not run", permanent=True),
+    OUTBID: FailureClass("it was stopped because others bid more for its machine", permanent=True),
+    "exited": FailureClass("it ran, and then it stopped, or what runs inside ends again and again", permanent=True),
 }
 PERMANENT = frozenset(kind for kind, known in CLASSES.items() if known.permanent)
 
@@ -231,13 +233,17 @@ def probe_login(
         return classify(done.returncode, done.stderr)
 
 
+# An RSA key may have signed with these; with the name of the key itself it would sign with SHA-1, which ssh refuses.
+_RSA = "rsa-sha2-512,rsa-sha2-256"
+
+
 def _host_key_options(host_key: str | None, learnt: Path) -> list[str]:
     if host_key is None:
         return ["StrictHostKeyChecking=accept-new", "HostKeyAlgorithms=ssh-ed25519", f"UserKnownHostsFile={learnt}"]
     return [
         "StrictHostKeyChecking=yes",
         "UserKnownHostsFile=none",
-        f"HostKeyAlgorithms={host_key.split()[0]}",
+        f"HostKeyAlgorithms={_RSA if host_key.startswith('ssh-rsa ') else host_key.split()[0]}",
         f"KnownHostsCommand=/bin/echo %H {host_key}",
     ]
 

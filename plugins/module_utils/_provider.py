@@ -38,6 +38,11 @@ class Capability(enum.StrEnum):
     TAGS = "tags"  # has room for key and value beside the name
     LEASE = "lease"  # ends a rental by itself when its lifetime is over
     OWN_KEY = "own_key"  # gives a container a key with which it can end itself
+    OWNED = "owned"  # the machines are the user's own: used as they are, never created or ended
+    ADJUST = "adjust"  # what differs at the provider from what would be rented now is put right in place
+    AGREES = "agrees"  # makes one rental of what several controllers order at once: all ask with the same nonce
+    TIMER = "timer"  # a machine has a timer of its own that ends the rental when its lifetime is over
+    DATES = "dates"  # says when something was rented; elsewhere the nonce of its marker does
 
 
 # What each provider can do, as data: checked before any call, and rendered into the docs.
@@ -52,6 +57,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.FREE,
             Capability.PORTS,
             Capability.TAGS,
+            Capability.DATES,
         }
     ),
     # Pods are containers: Docker can't run in them.
@@ -67,6 +73,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.REGIONS,
             Capability.PORTS,
             Capability.BILLING,
+            Capability.DATES,
             # No RENEW: the marker stands in the environment, and changing that resets the pod.
         }
     ),
@@ -84,10 +91,50 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.REGIONS,
             Capability.PORTS,
             Capability.OWN_KEY,
+            Capability.DATES,
         }
     ),
+    # No RENEW: the marker stands in the name, which can't be changed.
+    "tensordock": frozenset({Capability.STOP, Capability.VM, Capability.REGIONS, Capability.PORTS}),
+    # No RENEW: the end of a machine that runs can't be changed. No PORTS: what reaches it, firewall rules say.
+    "gcp": frozenset(
+        {
+            Capability.STOP,
+            Capability.SPOT,
+            Capability.VM,
+            Capability.REGIONS,
+            Capability.TAGS,
+            Capability.LEASE,
+            Capability.ADJUST,
+            Capability.DATES,
+        }
+    ),
+    "aws": frozenset(
+        {
+            Capability.STOP,
+            Capability.SPOT,
+            Capability.RENEW,  # the marker stands in tags, which the machine can read
+            Capability.VM,
+            Capability.REGIONS,
+            Capability.PORTS,
+            Capability.TAGS,
+            Capability.AGREES,
+            Capability.TIMER,
+            Capability.DATES,
+        }
+    ),
+    # Machines that their user owns: no account and no marker, so nothing that somebody would have to rent, stop or end.
+    "ssh": frozenset({Capability.OWNED, Capability.VM}),
 }
 PROVIDER_NAMES = tuple(CAPABILITIES)
+# Where a person sees what was rented, with its log.
+CONSOLES = {
+    "runpod": "https://console.runpod.io/pods",
+    "vastai": "https://cloud.vast.ai/instances/",
+    "tensordock": "https://dashboard.tensordock.com/",
+    "gcp": "https://console.cloud.google.com/compute/instances",
+    "aws": "https://console.aws.amazon.com/ec2/home#Instances:",
+}
 
 
 class ProviderError(Exception):
@@ -105,6 +152,7 @@ class ProviderError(Exception):
         self.request_id = request_id
         self.fix = fix
         self.result: dict[str, Any] = {}
+        self.rented: tuple[Instance, ...] = ()  # what the failed run made, and what lives and costs as far as is known
 
     def tell_first(self, sentence: str) -> None:
         """Put what the caller knows, and whoever raised this did not, before the message."""
@@ -128,17 +176,24 @@ class AuthError(ProviderError):
 
 
 class QuotaError(ProviderError):
+    """scope says where trying again makes no sense: "region", or "provider"."""
+
     code = "quota"
+
+    def __init__(self, message: str, *, scope: str = "provider", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.scope = scope
 
 
 class NoCapacity(ProviderError):
-    """scope says what is sold out: "offer", "region" or "provider"."""
+    """scope says what is sold out: "offer", "region" or "provider"; in_stock which offers can be had instead, by id."""
 
     code = "no_capacity"
 
-    def __init__(self, message: str, *, scope: str = "offer", **details: Any) -> None:
+    def __init__(self, message: str, *, scope: str = "offer", in_stock: Collection[str] = (), **details: Any) -> None:
         super().__init__(message, **details)
         self.scope = scope
+        self.in_stock = frozenset(in_stock)
 
 
 class OfferGone(ProviderError):
@@ -153,6 +208,12 @@ class NameTaken(InvalidRequest):
     """Only where names are unique: another controller holds this name; look, don't fail."""
 
     code = "name_taken"
+
+
+class NonceSpent(InvalidRequest):
+    """Only with the capability AGREES: what was rented with this nonce is gone; ask with the next."""
+
+    code = "nonce_spent"
 
 
 class RateLimited(ProviderError):
@@ -208,13 +269,18 @@ class Provider(Protocol):
         """False: it was already gone. Returns when the provider no longer knows it."""
 
     def log(self, instance_id: str, words: str) -> str:
-        """The lines with these words of what runs inside printed; empty where the provider shows none."""
+        """The lines with these words ("": all) of what runs inside printed; empty where the provider shows none."""
 
     def clean_up(self, deployment_id: str) -> bool:
         """Remove what serves the deployment's instances (network, name server) when no instance is left.
 
         True when something was removed. Providers that make nothing beside the instances return False.
         """
+
+
+def owned(name: str) -> bool:
+    """Whether the machines of that provider are the user's own."""
+    return Capability.OWNED in CAPABILITIES.get(name, frozenset())
 
 
 class Renewing(Provider, Protocol):
@@ -224,11 +290,33 @@ class Renewing(Provider, Protocol):
         """Change the expiry in its marker, and nothing else of it; returns it as it is listed then."""
 
 
+class Agreeing(Provider, Protocol):
+    """A provider with the capability AGREES."""
+
+    def nonces(self, deployment_id: str, name: str, offer: Offer) -> tuple[str, ...]:
+        """With which every controller asks next for that name, in their order."""
+
+
 class Billing(Provider, Protocol):
     """A provider with the capability BILLING."""
 
     def billed_usd(self, instance_ids: Collection[str], since_seconds: float) -> dict[str, float]:
         """What each of these has been charged since then, by id; what the bill doesn't know is left out."""
+
+
+class Adjusting(Provider, Protocol):
+    """A provider with the capability ADJUST."""
+
+    def deviations(self, instance_id: str) -> dict[str, tuple[Any, Any]]:
+        """What of it is not as it would be rented now, and can be put right while it lives: (now, wanted) by field."""
+
+    def adjust(self, instance_id: str) -> Instance:
+        """Put that right, and nothing else."""
+
+
+def adjusting(provider: Provider) -> Adjusting | None:
+    """The provider as one that can put things right; None for one that can't."""
+    return cast(Adjusting, provider) if Capability.ADJUST in provider.capabilities else None
 
 
 def renewing(provider: Provider) -> Renewing:
@@ -242,6 +330,11 @@ def renewing(provider: Provider) -> Renewing:
     return cast(Renewing, provider)
 
 
+def agreeing(provider: Provider) -> Agreeing | None:
+    """The provider as one at which all controllers ask with the same nonce; None for one without."""
+    return cast(Agreeing, provider) if Capability.AGREES in provider.capabilities else None
+
+
 def billing(provider: Provider) -> Billing | None:
     """The provider as one that knows its own bills; None for one that doesn't."""
     return cast(Billing, provider) if Capability.BILLING in provider.capabilities else None
@@ -251,12 +344,24 @@ def load(name: str, settings: Mapping[str, Any] | None = None) -> Provider:
     """Make the provider of that name; raises ValueError for one that doesn't exist."""
     # Imported here, because the providers import this file; and by name, because Ansible packs for a module only
     # what it sees imported.
-    from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local, runpod, vastai
+    from ansible_collections.gpuops.fleet.plugins.module_utils._providers import (
+        aws,
+        gcp,
+        local,
+        runpod,
+        ssh,
+        tensordock,
+        vastai,
+    )
 
     makers: dict[str, Callable[[Mapping[str, Any]], Provider]] = {
         "local": local.make,
         "runpod": runpod.make,
         "vastai": vastai.make,
+        "tensordock": tensordock.make,
+        "gcp": gcp.make,
+        "aws": aws.make,
+        "ssh": ssh.make,
     }
     if name not in makers:
         raise ValueError(f"provider '{name}' is not known; use one of: {', '.join(PROVIDER_NAMES)}.")

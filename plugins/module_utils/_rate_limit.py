@@ -25,6 +25,7 @@ LONGEST_WAIT_SECONDS = 60.0  # what asks for a longer pause is told to the user 
 FOLDER = "limits"
 SCHEMA = 1
 _ALL = "all"
+_QUOTA = "quota"
 _KEPT_SECONDS = 7 * 86400.0
 
 
@@ -33,6 +34,13 @@ class Interval(NamedTuple):
 
     method: str
     path: str
+    seconds: float
+
+
+class Quota(NamedTuple):
+    """Where a provider says nothing in its answers: so many calls of any kind at once, then one in so many seconds."""
+
+    at_once: int
     seconds: float
 
 
@@ -52,12 +60,14 @@ class Told(Protocol):
 class Limiter:
     """Made for each connection; those of one account share what they know.
 
-    With intervals, each kind of call has its own limit (Vast.ai); without, one limit holds for all calls (RunPod).
+    With intervals, each kind of call has its own limit (Vast.ai); without, one limit holds for all calls: what the
+    answers say is left (RunPod), or the quota (TensorDock).
     """
 
-    def __init__(self, account: Account, intervals: Sequence[Interval] = ()) -> None:
+    def __init__(self, account: Account, intervals: Sequence[Interval] = (), quota: Quota | None = None) -> None:
         self._account = account
         self._intervals = intervals
+        self._quota = quota
         self._memory: dict[str, Any] = {}
         self._thread_lock = threading.Lock()
 
@@ -101,7 +111,12 @@ class Limiter:
             turn = max(now, state["next_turn"].get(kind, now), state["silent_until"].get(kind, now))
             windows = {name: window for name, window in state["windows"].items() if window[1] > now}
             turn = max([turn, *(ends for left, ends in windows.values() if left <= 0)])
+            if self._quota:
+                used_until = max(now, state["next_turn"].get(_QUOTA, now))
+                turn = max(turn, used_until - (self._quota.at_once - 1) * self._quota.seconds)
             self._refuse_long(turn - now)
+            if self._quota:
+                state["next_turn"][_QUOTA] = used_until + self._quota.seconds
             if seconds:
                 state["next_turn"][kind] = turn + seconds
             state["windows"] = {name: [max(0, left - 1), ends] for name, (left, ends) in windows.items()}

@@ -11,13 +11,14 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _cached, _clock, _endpoint, _pins
+from ansible_collections.gpuops.fleet.plugins.module_utils import _cached, _clock, _endpoint, _pins, _taken_back
 from ansible_collections.gpuops.fleet.plugins.module_utils._budgets import Budget
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Instance, Runtime, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import (
     CLASSES,
     CONNECT_SECONDS,
     OK,
+    OUTBID,
     PERMANENT,
     Probe,
     probe_login,
@@ -35,6 +36,8 @@ REREAD_SECONDS = 30.0  # addresses and ports of a rental can change while it boo
 # An order to start may take some seconds to show. What is stopped for longer than this won't start by itself (an image
 # that can't be pulled, a command that ended), and waiting for it would cost the whole time of its provider.
 STOPPED_SECONDS = 60.0
+# One end of a program may be an accident; what ends so often will end again, and costs all the while.
+ENDS = 3
 # With more than one way in, one that swallows everything must not keep us from trying the other.
 _OTHER_WAY_SECONDS = 0.2
 
@@ -111,7 +114,7 @@ def wait_until_ready(
         if last or probe.kind in PERMANENT:
             return instance, report
         _clock.sleep(min(waiting.delay_seconds(instance, probe), max(0.0, deadline - _clock.monotonic())))
-        if CLASSES[probe.kind].reread or _clock.monotonic() >= reread_at:
+        if CLASSES[probe.kind].reread or waiting.stopped_since is not None or _clock.monotonic() >= reread_at:
             instance = waiting.read_again(instance)
             reread_at = _clock.monotonic() + REREAD_SECONDS
 
@@ -127,6 +130,8 @@ class _Waiting:
     turn: int = 0
     refused_since: float | None = None
     ended: Probe | None = None  # what the provider said meanwhile
+    stopped_since: float | None = None  # by its provider, although it ran
+    ends: int = 0  # of what runs inside, after which its provider started it again
 
     def probe(self, instance: Instance, started: float) -> Probe:
         """One try, written into the report."""
@@ -202,7 +207,27 @@ class _Waiting:
             return instance
         if now.status in (Status.FAILED, Status.TERMINATING):
             self.ended = Probe("provider_failed", f"the provider says: {now.status.value} {now.detail}")
+        self._notice_ends(instance, now)
         return replace(now, host_key=now.host_key or instance.host_key)
+
+    def _notice_ends(self, before: Instance, now: Instance) -> None:
+        """It ran, and runs no more; or it runs again and again, and never for long."""
+        time = _clock.monotonic()
+        if now.status is not Status.STOPPED:
+            self.stopped_since = None
+        elif self.stopped_since is None:
+            self.stopped_since = time
+        elif time - self.stopped_since >= STOPPED_SECONDS:
+            clear = _clear(now)
+            kind = OUTBID if clear.outbid else "exited"
+            self.ended = Probe(kind, f"it ran, and now the provider says: {clear.status.value} {clear.detail}")
+        if before.uptime_seconds is not None and now.uptime_seconds is not None:
+            self.ends += now.uptime_seconds < before.uptime_seconds
+        if self.ends >= ENDS:
+            self.ended = Probe(
+                "exited",
+                f"what runs inside has ended {self.ends} times or more, and the provider started it again each time",
+            )
 
 
 def _wait_for_provider(provider: Provider, instance: Instance, report: Report, started: float, stage: str) -> Instance:
@@ -216,10 +241,10 @@ def _wait_for_provider(provider: Provider, instance: Instance, report: Report, s
             stopped_since = waited
         stays = stopped_since is not None and waited - stopped_since >= STOPPED_SECONDS and not no_news
         if stays or instance.status in (Status.FAILED, Status.TERMINATING):
-            report.add(
-                Probe("provider_failed", f"the provider says: {instance.status.value} {instance.detail}"), waited
-            )
-            return instance
+            now = _clear(instance)
+            kind = OUTBID if now.outbid else "provider_failed"
+            report.add(Probe(kind, f"the provider says: {now.status.value} {now.detail}"), waited)
+            return now
         if waited > report.budget.provider_seconds:
             report.add(Probe("provider_slow", f"still {instance.status.value}: {instance.detail}{no_news}"), waited)
             return instance
@@ -235,6 +260,18 @@ def _wait_for_provider(provider: Provider, instance: Instance, report: Report, s
             return instance
         instance = current
     return instance
+
+
+def _clear(instance: Instance) -> Instance:
+    """Who waits has ordered it to run: what its provider could not tell apart is clear then."""
+    return instance if instance.outbid is False else _taken_back.outbid(instance)
+
+
+def refused_start(budget: Budget, said: str) -> Report:
+    """Nothing to wait for: its provider has no room for it now."""
+    report = Report(budget)
+    report.add(Probe(OUTBID, f"its start was refused: {said}"), 0.0)
+    return report
 
 
 def _has_way_in(instance: Instance, stage: str) -> bool:

@@ -20,8 +20,12 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _journal,
     _marker,
     _offers,
+    _owned,
     _pins,
+    _preflight,
+    _taken_back,
     _views,
+    _watch,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Provider, ProviderError
@@ -30,7 +34,19 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Prov
 def _providers(params: Mapping[str, Any]) -> dict[str, Provider]:
     """Those to ask; nobody is, unless it is clear whose instances are asked for."""
     _marker.check_deployment_id(params["deployment_id"])
-    return _engine.load_providers(params["providers"], params.get("provider_settings"))
+    settings = _owned.with_machines(params.get("provider_settings"), params["deployment_id"], _machines(params))
+    return _engine.load_providers(params["providers"], settings)
+
+
+def _machines(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the user owns, checked as in a fleet file."""
+    machines = params.get("machines") or []
+    found = [problem for one in machines for problem in _preflight.check_instance(one)]
+    # Without its key a machine can't be reached, but it is there and costs, as all the others do.
+    problems = [str(problem) for problem in found if problem.field != "ssh_private_key_file"]
+    if problems:
+        raise ValueError(f"machines: {' '.join(problems)}")
+    return [_arguments.complete_instance(one)[0] for one in machines]
 
 
 def _look(params: Mapping[str, Any], providers: Mapping[str, Provider]) -> tuple[list[Instance], list[ProviderError]]:
@@ -53,9 +69,12 @@ def list_instances(params: Mapping[str, Any]) -> dict[str, Any]:
     providers = _providers(params)
     instances, errors = _look(params, providers)
     names = params["names"]
-    asked = [one for one in instances if not names or one.marker.name in names]
+    asked = [_taken_back.told(one) for one in instances if not names or one.marker.name in names]
     # A bill that can't be read makes a cost incomplete, but no list: the absence of an instance is still proven.
     costs, _unread = _costs.add_up(providers, asked)
+    if params.get("watches"):
+        with ThreadPoolExecutor(max_workers=8) as pool:  # each log takes seconds to come
+            asked = list(pool.map(lambda one: _watch.ask(providers[one.provider], one), asked))
     certificates: list[dict[str, Any]] = []
     if params.get("certificates"):
         for one in asked:

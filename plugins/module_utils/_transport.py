@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 USER_AGENT = "gpuops-fleet/0.1 (+https://github.com/gpuops/fleet)"  # Cloudflare refuses Python's own with 403
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
+IDLE_SECONDS = 2.0  # a stream that says nothing for so long has told what it had
 ATTEMPTS = 5
 HURRIED_ATTEMPTS = 3  # for a caller with a limit: he can do without an answer
 _QUESTIONS = ("GET", "HEAD")
@@ -62,7 +63,8 @@ class Transport:
 
     headers carry the credentials; they are never part of an error. refuse turns an answer of 4xx into an error of the
     contract; pace, when given, is called before each attempt and waits until this account may send it, and heed after
-    each answer, for what it says about that. Inside _clock.limit there is less patience, and no attempt after it.
+    each answer, for what it says about that; sign, when given, is asked before each attempt for headers that change in
+    time. Inside _clock.limit there is less patience, and no attempt after it.
     """
 
     provider: str
@@ -71,6 +73,7 @@ class Transport:
     refuse: Refusal
     pace: Callable[[str, str], None] | None = None
     heed: Callable[[str, str, Answer], None] | None = None
+    sign: Callable[[], Mapping[str, str]] | None = field(default=None, repr=False)
     _session: requests.Session | None = None
 
     def call(
@@ -81,17 +84,21 @@ class Transport:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         accept: tuple[int, ...] = (),
+        read_seconds: float = READ_SECONDS,
     ) -> Answer:
-        """Send it and return the answer when it is 2xx, or one of the statuses in accept; else raise."""
+        """Send it and return the answer when it is 2xx, or one of the statuses in accept; else raise.
+
+        read_seconds is how long an answer may take, for a call that is known to take longer.
+        """
         attempts = ATTEMPTS if _clock.seconds_left() is None else HURRIED_ATTEMPTS
         for attempt in range(attempts):
             last = attempt == attempts - 1
             if self.pace:
                 self.pace(method, path)
             try:
-                answer = self._send(method, path, query, body)
+                answer = self._send(method, path, query, body, read_seconds)
             except ProviderUnavailable:
-                if method not in _QUESTIONS or last or not _pause(_pause_seconds(attempt)):
+                if method not in _QUESTIONS or last or not pause(pause_seconds(attempt)):
                     raise
                 continue
             if self.heed:
@@ -103,28 +110,63 @@ class Transport:
             elif answer.status >= 500:
                 if method not in _QUESTIONS:
                     raise self._unknown(method, path, f"answered {answer.status}", answer)
-                if last or not _pause(_pause_seconds(attempt)):
+                if last or not pause(pause_seconds(attempt)):
                     raise self._unavailable(f"{method} {path} answers {answer.status}", answer)
             else:
                 raise self.refuse(answer)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any) -> Answer:
+    def stream(self, path: str, query: Mapping[str, Any], seconds: float) -> list[str]:
+        """The lines of an answer that never ends: what comes in that time, or until nothing comes for a moment."""
+        import requests
+
+        if self.pace:
+            self.pace("GET", path)
+        lines: list[str] = []
+        deadline = _clock.monotonic() + seconds
+        try:
+            with self._opened().get(
+                self.base_url.rstrip("/") + path,
+                params=query,
+                headers={"Accept": "text/event-stream"},
+                timeout=(CONNECT_SECONDS, IDLE_SECONDS),
+                stream=True,
+                allow_redirects=False,
+            ) as received:
+                if received.status_code >= 300:
+                    raise self.refuse(Answer(received.status_code, _json(received), received.text, received.headers))
+                for line in received.iter_lines(chunk_size=1, decode_unicode=True):
+                    lines.append(str(line))
+                    if _clock.monotonic() >= deadline:
+                        break
+        except requests.exceptions.RequestException:
+            pass  # it says no more
+        return lines
+
+    def _opened(self) -> requests.Session:
         import requests  # only when a call is made: an inventory from its cache needs no HTTP
 
         if self._session is None:
             self._session = requests.Session()
             self._session.headers.update({"User-Agent": USER_AGENT, "Accept": "application/json", **self.headers})
+        return self._session
+
+    def _send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, read_seconds: float) -> Answer:
+        import requests
+
+        session = self._opened()
         left = _clock.seconds_left()
-        connect, read = (limit if left is None else min(limit, left) for limit in (CONNECT_SECONDS, READ_SECONDS))
+        connect, read = (limit if left is None else min(limit, left) for limit in (CONNECT_SECONDS, read_seconds))
         if read <= 0:
             raise self._unavailable("there was no time left to wait for it")
+        signed = self.sign() if self.sign else None
         try:
-            received = self._session.request(
+            received = session.request(
                 method,
                 self.base_url.rstrip("/") + path,
                 params=query,
                 json=body,
+                headers=signed,
                 timeout=(connect, read),
                 # Following one would send the credentials elsewhere, and a POST as a GET.
                 allow_redirects=False,
@@ -142,10 +184,10 @@ class Transport:
     def _wait_for_turn(self, answer: Answer, attempt: int, last: bool) -> None:
         wanted = retry_after_seconds(answer)
         too_long = last or (wanted or 0) > LONGEST_WAIT_SECONDS
-        if too_long or not _pause(max(wanted or 0.0, _pause_seconds(attempt))):
-            pause = f" for {wanted:.0f} s" if wanted else ""
+        if too_long or not pause(max(wanted or 0.0, pause_seconds(attempt))):
+            how_long = f" for {wanted:.0f} s" if wanted else ""
             raise RateLimited(
-                f"{self.provider} asks us to wait{pause}: too many requests.",
+                f"{self.provider} asks us to wait{how_long}: too many requests.",
                 provider=self.provider,
                 status=429,
                 request_id=answer.request_id,
@@ -172,11 +214,11 @@ class Transport:
         )
 
 
-def _pause_seconds(attempt: int) -> float:
+def pause_seconds(attempt: int) -> float:
     return min(0.5 * 2.0**attempt, 8.0) * random.uniform(0.8, 1.2)  # noqa: S311 (no secret)
 
 
-def _pause(seconds: float) -> bool:
+def pause(seconds: float) -> bool:
     """Sleep; False when no time would be left after it, and none was slept."""
     left = _clock.seconds_left()
     if left is not None and seconds >= left:

@@ -30,6 +30,7 @@ def instance(value: Instance) -> dict[str, Any]:
         "provider": value.provider,
         "status": value.status.value,
         "detail": value.detail,
+        "outbid": value.outbid,
         "runtime": value.runtime.value,
         "owner": value.marker.owner,
         "gpu": value.gpu,
@@ -42,6 +43,7 @@ def instance(value: Instance) -> dict[str, Any]:
         "created_at": timestamp(value.created_at),
         "expires_at": expires_at(value.marker.expiry_epoch_hours),
         **lifetime(value.provider, value.marker.expiry_epoch_hours, value.ends_itself),
+        "lifetime_watched_at": timestamp(value.watched_at),
         "address": value.address,
         "ssh_host": ssh.host if ssh else None,
         "ssh_port": ssh.port if ssh else None,
@@ -74,12 +76,13 @@ def failed_rental(value: Instance, readiness: dict[str, Any], ended: str) -> dic
         "ended": ended,
         "detail": value.detail,
         "readiness": readiness,
+        "log_tail": [],
     }
 
 
 def cost_so_far_usd(value: Instance) -> float | None:
-    """Price times age; None when one of them is unknown."""
-    if value.price_per_hour_usd is None or value.created_at is None:
+    """Price times age; None when one of them is unknown, or when the price is that of what others outbid."""
+    if value.price_per_hour_usd is None or value.created_at is None or value.outbid is not False:
         return None
     return round(max(0.0, _clock.now() - value.created_at) / 3600 * value.price_per_hour_usd, 4)
 

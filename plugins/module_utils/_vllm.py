@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ansible_collections.gpuops.fleet.plugins.module_utils._secret_words import may_be_secret
+
 MODEL_SOURCES = ("hub", "directory", "generated")
 DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # QuantizationMethods of vLLM 0.32; gguf and bitsandbytes are gone from it.
@@ -166,6 +168,12 @@ class Settings:
                 raise SettingsError(f"vllm_extra_environment has '{name}', which can't be an environment variable.")
             if name in _OWNED_ENVIRONMENT:
                 raise SettingsError(f"vllm_extra_environment has {name}: {_OWNED_ENVIRONMENT[name]}.")
+            if may_be_secret(name, value):
+                raise SettingsError(
+                    f"vllm_extra_environment has {name}, which looks like a secret: the environment of a container can "
+                    "be read by everybody who may talk to Docker. Leave it out; only the name of a file with it may "
+                    "stand here (NAME_FILE)."
+                )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:

@@ -16,9 +16,10 @@ import base64
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from ansible_collections.gpuops.fleet.plugins.module_utils._images import says_version
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import ENDS_ITSELF
 from ansible_collections.gpuops.fleet.plugins.module_utils._vllm import (
     CACHE_DIRECTORY,
@@ -34,10 +35,11 @@ MODEL_DIRECTORY = f"{CACHE_DIRECTORY}/model"
 ROUTES_FILE, ENTRYPOINT_FILE, GENERATOR_FILE = "gpufleet_routes.py", "rental_entrypoint.py", "generate_model.py"
 FILES = (ROUTES_FILE, ENTRYPOINT_FILE, GENERATOR_FILE)
 
+_OF_HOSTS = ("memory_mib", "shared_memory_mib")  # limits that no rental has
+
 _UNPACK = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
 _KEY = re.compile(r"[!-~]{16,512}", re.ASCII)
 _NEEDS_GPU = re.compile(r"(^|/)vllm-openai[:@]", re.ASCII)
-_VERSIONED = re.compile(r"@sha256:|:[^/]*[0-9]+[.][0-9]+", re.ASCII)
 
 
 def compute(
@@ -53,9 +55,8 @@ def compute(
 
     tls_args are the arguments to add where the provider ends no TLS. Raises SettingsError with one sentence.
     """
-    settings = replace(
-        Settings.from_mapping(values), model_directory=MODEL_DIRECTORY, files_directory=FILES_DIRECTORY, tls=False
-    )
+    said = Settings.from_mapping(values)
+    settings = replace(said, model_directory=MODEL_DIRECTORY, files_directory=FILES_DIRECTORY, tls=False)
     if not api_key:
         raise SettingsError(
             "vllm_api_key is missing: a rented container has no host that could make and keep one. Set it in "
@@ -70,7 +71,7 @@ def compute(
         raise SettingsError(
             "vllm_model_source is directory, but a rented container has no directory of yours; use hub."
         )
-    if not _VERSIONED.search(image):
+    if not says_version(image):
         raise SettingsError(
             f"vllm_image is {image}, which doesn't say which version runs. Give a full version tag, such as "
             "vllm/vllm-openai:v0.32.0, or a digest."
@@ -89,6 +90,7 @@ def compute(
         "public_env": environment,
         "secret_env": {"VLLM_API_KEY": api_key} | ({"HF_TOKEN": hub_token} if hub_token else {}),
         "ports": [{"port": settings.port, "protocol": "http"}],
+        "computed_from": _said(said) | ({"image_has_routes": True} if image_has_routes else {}),
     }
     if not image_has_routes:
         environment[ENDS_ITSELF] = "1"
@@ -104,14 +106,29 @@ def entry_point(files: Mapping[str, str]) -> str:
     return pack(f"{_bare(files[ENTRYPOINT_FILE])}\nmain({routes!r}, sys.argv[2:])")
 
 
+def _said(settings: Settings) -> dict[str, Any]:
+    """The settings that are no defaults and have an effect here: what a new version sets otherwise, nobody said."""
+    values = asdict(replace(settings, served_model_name=settings.served_model_name or settings.model))
+    defaults = asdict(Settings(settings.model, served_model_name=settings.model))
+    without_effect = (*_OF_HOSTS, "cpu_kv_cache_gib" if settings.gpu else "gpu_memory_utilization")
+    told = {name: values[name] for name in values if values[name] != defaults[name] and name not in without_effect}
+    if settings.extra_environment:
+        told["extra_environment"] = dict(settings.extra_environment)  # whose order says nothing
+    return {"model": settings.model} | told
+
+
 def pack(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def _bare(source: str) -> str:
-    """A Python program without its comments and documentation."""
+    """A Python program without its comments, documentation and types of functions."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
             node
         ):

@@ -27,6 +27,13 @@ options:
     type: list
     elements: str
     required: true
+  machines:
+    description:
+      - Machines that you own, as a fleet file has them (C(providers) is V([ssh]), with C(name) and C(address)). No
+        provider lists these, so without it the provider V(ssh) has none.
+    type: list
+    elements: dict
+    default: []
 """
 
 EXAMPLES = r"""
@@ -119,7 +126,10 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import FLE
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import run_module
 from ansible_collections.gpuops.fleet.plugins.module_utils._report import sum_up_cost
 
-COST_SPEC = {"providers": {"type": "list", "elements": "str", "required": True}}
+COST_SPEC = {
+    "providers": {"type": "list", "elements": "str", "required": True},
+    "machines": {"type": "list", "elements": "dict", "default": []},
+}
 
 
 def main() -> None:

@@ -36,6 +36,9 @@ options:
       - V(started) and V(stopped) also decide that. Only what exists can be stopped.
       - V(absent) destroys it, and returns only when the provider says that it is gone. What is already gone is no
         change.
+      - A machine that you own (provider V(ssh)) exists and runs as far as this module is concerned, so V(present) and
+        V(started) wait until it can be used, and V(stopped) is refused. V(absent) changes nothing on it and says so; it
+        forgets the host key that this controller remembers.
     type: str
     choices: [present, started, stopped, absent]
     default: present
@@ -45,7 +48,15 @@ options:
         expiry in place. That is V(vastai) so far; elsewhere it is refused before anything is changed.
       - Never shortens. What lives longer or for ever, and what is only being rented now, is left as it is.
       - The expiry is rounded up to a full hour.
+      - What differs from the wish gets its time too, before the run fails for that.
     type: str
+  computed_from:
+    description:
+      - What a role computed O(entrypoint), O(args), O(tls_args) and O(public_env) from, as
+        P(gpuops.fleet.vllm_rental#filter) returns it.
+      - When given, a changed wish is seen by it, and not by those options, which a new version of this collection may
+        compute otherwise.
+    type: dict
 seealso:
   - module: gpuops.fleet.instance_info
   - module: gpuops.fleet.offer_info
@@ -78,6 +89,17 @@ EXAMPLES = r"""
     gpu: A100_80GB
     max_lifetime: 8h
     extend: 8h
+  delegate_to: localhost
+
+- name: Wait until a machine that you own can be used
+  gpuops.fleet.instance:
+    deployment_id: acme-llm
+    name: gpu-1
+    providers: [ssh]
+    address: 203.0.113.20
+    user: ubuntu
+    price_per_hour_usd: 0.4
+    state: started
   delegate_to: localhost
 
 - name: Destroy it
@@ -130,6 +152,13 @@ instance:
       type: str
       returned: always
       sample: Up 4 seconds
+    outbid:
+      description:
+        - Whether it is stopped because others bid more for its machine.
+        - Null when its provider says the same of what its user stopped, and this controller has ordered neither.
+      type: bool
+      returned: always
+      sample: false
     runtime:
       description: V(vm) or V(container).
       type: str
@@ -198,6 +227,14 @@ instance:
       type: str
       returned: always
       sample: its lifetime is unlimited
+    lifetime_watched_at:
+      description:
+        - When what runs there last looked at its expiry, by its provider's clock, as its log shows (RFC 3339).
+        - Null where nothing there is to end it, where nobody asked, and where no log shows it. Then count on
+          C(gpuops.fleet.sweep) alone.
+      type: str
+      returned: always
+      sample: null
     address:
       description: Address that its peers use; null while unknown.
       type: str
@@ -323,19 +360,23 @@ readiness:
       returned: always
       sample: ""
 host_key_trust:
-  description: Where the host key comes from - V(provider), V(journal) of this controller, or V(first_use), when the key
-    that answered was trusted just now. Null when no login was tried.
+  description: Where the host key comes from - V(provider), V(given) as O(host_key), V(journal) of this
+    controller, or V(first_use), when the key that answered was trusted just now. Null when no login was tried.
   returned: success, outside check mode
   type: str
   sample: provider
 surplus:
-  description: Younger rentals with the same deployment and name, which are deleted when they are older than 10 minutes.
+  description:
+    - Younger rentals with the same deployment and name, which are deleted when they are older than 10 minutes. A
+      warning says so then.
   returned: success
   type: list
   elements: dict
   sample: []
 failed_rentals:
-  description: Rentals of this run that did not become ready, with the evidence for a refund.
+  description:
+    - Rentals of this run that did not become ready, or turned out to be too dear and were given back, with the evidence
+      for a refund.
   returned: outside check mode
   type: list
   elements: dict
@@ -401,17 +442,28 @@ failed_rentals:
       returned: always
       sample: destroyed
     detail:
-      description: The provider's last words about it.
+      description: The provider's last words about it, or what it costs and what its offer had said.
       type: str
       returned: always
       sample: running
+    log_tail:
+      description:
+        - The last lines of a container's log, without the secrets that it was given and without what looks like one.
+          Empty for machines, for what was given back because of its price, and where the provider shows no log.
+      type: list
+      elements: str
+      returned: always
+      sample: ["torch.OutOfMemoryError: CUDA out of memory."]
     readiness:
-      description: How waiting for it went.
+      description: How waiting for it went; empty for what was given back before.
       type: dict
       returned: always
       contains: *readiness
 differences:
-  description: What differs from the wish and can't be changed in place.
+  description:
+    - What differs from the wish and can't be changed in place.
+    - Of C(entrypoint), C(args), C(env), C(secret_env) and C(settings), which are those of O(computed_from), only the
+      name is told, with V(as rented) and V(changed).
   returned: on failure for drift
   type: list
   elements: dict
@@ -461,6 +513,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._engine import run_in
 STATE_SPEC = {
     "state": {"type": "str", "choices": ["present", "started", "stopped", "absent"], "default": "present"},
     "extend": {"type": "str"},
+    "computed_from": {"type": "dict"},
 }
 
 

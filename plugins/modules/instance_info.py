@@ -29,11 +29,24 @@ options:
     type: list
     elements: str
     default: []
+  machines:
+    description:
+      - Machines that you own, as a fleet file has them (C(providers) is V([ssh]), with C(name) and C(address)). No
+        provider lists these, so without it the provider V(ssh) has none.
+    type: list
+    elements: dict
+    default: []
   certificates:
     description:
       - Also say which certificate those have whose server ends TLS itself, as RV(certificates).
       - What this controller remembers comes first, then what the rental's log says. Where neither does, the
         certificate with which it answers now is trusted, and C(origin) says so.
+    type: bool
+    default: false
+  watches:
+    description:
+      - Also read, from the log of each rental that is to end itself, when it last looked at its expiry, as
+        RV(instances[].lifetime_watched_at). That takes some seconds.
     type: bool
     default: false
 """
@@ -89,6 +102,13 @@ instances:
       type: str
       returned: always
       sample: Up 4 seconds
+    outbid:
+      description:
+        - Whether it is stopped because others bid more for its machine.
+        - Null when its provider says the same of what its user stopped, and this controller has ordered neither.
+      type: bool
+      returned: always
+      sample: false
     runtime:
       description: V(vm) or V(container).
       type: str
@@ -130,7 +150,7 @@ instances:
       returned: always
       sample: 0.0
     cost_so_far_usd:
-      description: What it cost so far in US dollars; null if unknown.
+      description: What it cost so far in US dollars; null if unknown, as for a machine that you own.
       type: float
       returned: always
       sample: 0.0
@@ -167,6 +187,14 @@ instances:
       type: str
       returned: always
       sample: its lifetime is unlimited
+    lifetime_watched_at:
+      description:
+        - When what runs there last looked at its expiry, by its provider's clock, as its log shows (RFC 3339).
+        - Null where nothing there is to end it, where nobody asked, and where no log shows it. Then count on
+          C(gpuops.fleet.sweep) alone.
+      type: str
+      returned: always
+      sample: null
     address:
       description: Address that its peers use; null while unknown.
       type: str
@@ -275,7 +303,9 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._report import list_i
 INFO_SPEC = {
     "providers": {"type": "list", "elements": "str", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
+    "machines": {"type": "list", "elements": "dict", "default": []},
     "certificates": {"type": "bool", "default": False},
+    "watches": {"type": "bool", "default": False},
 }
 
 

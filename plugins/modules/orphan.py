@@ -43,6 +43,7 @@ options:
   providers:
     description:
       - Where to look. Default is every provider that O(fleet_files) name, also those under C(provider_settings).
+      - One that rents must be among them. Machines that you own (V(ssh)) are no place to look.
     type: list
     elements: str
     default: []

@@ -14,12 +14,12 @@ import json
 import signal
 import sys
 
-from . import runpod, vastai
+from . import gcp, runpod, tensordock, vastai
 from .machines import NoMachines
 from .server import Server
 from .world import World
 
-PROVIDERS = {"runpod": runpod, "vastai": vastai}
+PROVIDERS = {"runpod": runpod, "vastai": vastai, "tensordock": tensordock, "gcp": gcp}
 
 
 def main() -> int:

@@ -111,6 +111,22 @@ class DockerMachines(NoMachines):
         gate = machine.gates.get(port) if machine else None
         return WayIn(gate.host, gate.port) if gate else None
 
+    def address(self, rental_id: str) -> str | None:
+        machine = self._machines.get(rental_id)
+        if machine is None or machine.container is None or machine.wanted != "running":
+            return None
+        try:
+            return self._address(machine.container) or None
+        except docker.errors.NotFound:
+            return None
+
+    def host_key(self, rental_id: str) -> str | None:
+        machine = self._machines.get(rental_id)
+        if machine is None or machine.container is None or not machine.order.machine:
+            return None
+        found = self._hosts.get(machine.container)
+        return found.host_key if found else None
+
     def log(self, rental_id: str) -> str:
         machine = self._machines.get(rental_id)
         if machine is None or machine.container is None:

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How often one may call: RunPod counts in windows and says what is left, Vast.ai wants time between two calls.
+TensorDock counts in one window and says nothing.
 
 Time is the world's; what a client is told to wait is in its own seconds.
 """

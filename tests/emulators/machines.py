@@ -67,6 +67,14 @@ class NoMachines:
         """Where that port answers now; None where there are no machines."""
         return None
 
+    def address(self, rental_id: str) -> str | None:
+        """The machine's own address, where this machine reaches it; None where there is none (yet)."""
+        return None
+
+    def host_key(self, rental_id: str) -> str | None:
+        """The host key of its SSH server; None where there is none (yet)."""
+        return None
+
     def problem(self, rental_id: str) -> str | None:
         """Why it could not be started, in the engine's words."""
         return None

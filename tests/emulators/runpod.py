@@ -9,14 +9,17 @@ A pod goes on costing when its program ends, because its container is started ag
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import shlex
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from .limits import Windows
 from .machines import Order, WayIn
@@ -67,7 +70,7 @@ class Pods:
             "createdAt": time_of(now),
             "_created": now,
             "_started": now,
-            "_price": price * wish.gpu.count,
+            "_price": price * wish.gpu.count * (2 if self.world.trouble("dearer", wish.name) else 1),
         }
         for name in ("entrypoint", "cmd"):
             if getattr(wish, name) is not None:
@@ -296,6 +299,24 @@ def make(world: World) -> FastAPI:
     def get_pod(identity: str) -> dict[str, Any]:
         with world.lock:
             return pods.show(pods.find(identity))
+
+    @app.get("/v2/pods/{identity}/logs")
+    def stream_logs(identity: str, tail: Annotated[int, Query(ge=0, le=5000)] = 100) -> StreamingResponse:
+        """What was printed so far, and then a stream that stays open and says nothing."""
+        with world.lock:
+            pods.find(identity)
+        problem = world.machines.problem(identity)
+        told = [("system", problem)] if problem else []
+        told += [("container", line) for line in world.machines.log(identity).splitlines()]
+
+        async def events() -> AsyncIterator[str]:
+            for source, line in told[-tail:] if tail else ():
+                event = {"source": source, "line": line, "ts": time_of(world.now())}
+                yield f"id: {event['ts']}\ndata: {json.dumps(event)}\n\n"
+            while True:
+                await asyncio.sleep(3600)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
 
     @app.post("/v2/pods/{identity}/action")
     def act(identity: str, wish: Action) -> Response:

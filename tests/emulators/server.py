@@ -47,6 +47,11 @@ def make_app(world: World) -> FastAPI:
         world.skip(wish["skip_seconds"])
         return {"now": world.now()}
 
+    @app.post("/_control/take_back")
+    def take_back(wish: dict[str, str]) -> dict[str, list[str]]:
+        """{"of": "vllm-1"} ends what has that in its id or owner, as a provider does that takes a spot machine back."""
+        return {"taken": world.take_back(wish["of"])}
+
     return app
 
 
@@ -68,7 +73,9 @@ class Misbehaving:
         if fault is None:
             await self.app(scope, receive, send)
             return
-        await asyncio.sleep(fault.latency_seconds)
+        if fault.latency_seconds:
+            receive = await _received(receive)  # so that it takes effect also when the client has gone meanwhile
+            await asyncio.sleep(fault.latency_seconds)
         if fault.drop == "after":
             await self.app(scope, receive, _into_nothing)
         if fault.drop:
@@ -77,6 +84,18 @@ class Misbehaving:
             await _answer(fault)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+async def _received(receive: Receive) -> Receive:
+    """The whole request, to be read again."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return again
 
 
 async def _into_nothing(_message: Message) -> None:

@@ -77,13 +77,14 @@ class Account:
         offer = offer_row(host, disk, price is not None)
         storage = offer["storage_total_cost"]
         too_low = price is not None and price < offer["min_bid"]
+        dearer = 2 if self.world.trouble("dearer", str(number), wish.get("label") or "") else 1
         now, identity = self.world.now(), FIRST_INSTANCE + next(self.world.numbers)
         wire = {
             **offer,
             "id": identity,
             "label": wish.get("label"),
             "disk_space": disk,
-            "dph_total": round(price + storage, 6) if price is not None else offer["dph_total"],
+            "dph_total": (round(price + storage, 6) if price is not None else offer["dph_total"]) * dearer,
             "is_bid": price is not None,
             "image_uuid": wish["image"],
             "image_runtype": wish.get("runtype", "ssh"),
@@ -99,6 +100,7 @@ class Account:
             "_intended": "stopped" if too_low or wish.get("target_state") == "stopped" else "running",
             "_since": now,  # when the last order came
             "_began": False,  # whether it has run before
+            "_outbid": False,  # stopped because others bid more
             "_keys": [],
             "_own_key": secrets.token_hex(32),
         }
@@ -147,6 +149,7 @@ class Account:
 
     def refresh(self, rental: Rental) -> None:
         """Bring its status, and what it has cost, up to date."""
+        self._compare_bids(rental)
         wire, age = rental.wire, self.world.now() - rental.wire["_since"]
         if wire["_intended"] == "running" and rental.status != "running":
             wire["status_msg"] = self.world.machines.problem(rental.id)
@@ -164,6 +167,17 @@ class Account:
             rental.status = "exited"
             self.world.charge(rental, wire["dph_total"] * STORAGE_SHARE, wire["_since"] + STOP_SECONDS)
 
+    def _compare_bids(self, rental: Rental) -> None:
+        """Who is outbid looks as if he had stopped it; nobody has to start it once his bid is the highest again."""
+        wire = rental.wire
+        outbid = wire["is_bid"] and self.world.trouble("outbid", rental.id, rental.owner) is not None
+        if outbid and wire["_intended"] == "running":
+            wire.update(_intended="stopped", _since=self.world.now(), _outbid=True)
+            self.world.machines.stop(rental.id)
+        elif wire["_outbid"] and not outbid:
+            wire.update(_intended="running", _since=self.world.now(), _outbid=False)
+            self.world.start_machine(rental)
+
     def order(self, rental: Rental, wish: dict[str, Any]) -> None:
         """Start, stop, or give it a label."""
         if "label" in wish:
@@ -175,8 +189,12 @@ class Account:
         if wish["state"] not in ("running", "stopped"):
             raise Refused(400, "invalid_args", f"unknown state {wish['state']}")
         self.refresh(rental)
+        if wish["state"] == "stopped":
+            rental.wire["_outbid"] = False  # now its user wants that, too
         if rental.wire["_intended"] == wish["state"]:
             return
+        if rental.wire["_outbid"]:
+            raise Refused(200, "resources_unavailable", "Required resources are currently unavailable, queued.")
         if wish["state"] == "running" and self.world.trouble("no_gpu", rental.id, rental.owner):
             raise Refused(200, "resources_unavailable", "Required resources are currently unavailable, queued.")
         rental.wire["_intended"], rental.wire["_since"] = wish["state"], self.world.now()
@@ -221,9 +239,15 @@ class Account:
             "ports": ports if running else None,
             "direct_port_start": first,
             "direct_port_end": first + len(inside),
-            "uptime_mins": (self.world.now() - wire["_since"]) / 60 if running else 0.0,
+            "uptime_mins": self._uptime_seconds(rental) / 60 if running else 0.0,
             "instance": {"totalHour": rental.price_per_hour_usd},
         }
+
+    def _uptime_seconds(self, rental: Rental) -> float:
+        """Since its container was started the last time, which its host does again whenever it ends."""
+        age = self.world.now() - float(rental.wire["_since"])
+        exits = self.world.trouble("exits", rental.id, rental.owner)
+        return age % exits.seconds if exits and exits.seconds else age
 
     def _is_listed(self, rental: Rental) -> bool:
         late = self.world.trouble("list_late", rental.id, rental.owner)

@@ -23,8 +23,12 @@ Trouble = Literal[
     "host_key_changed",  # at its next start it has another host key
     "exits",  # its program ends `seconds` after each start, and the container is started again
     "list_late",  # a new rental is missing from lists for `seconds`
+    "outbid",  # for as long as it is set, others bid more for the machine of what is interruptible
     "no_gpu",  # it can't be started again: its GPU went to somebody else
+    "dearer",  # a new rental costs twice what its offer says
     "offer_gone",  # an offer that was just shown is taken when it is asked for
+    "ports_ignored",  # the ports that were asked for are not forwarded
+    "delete_late",  # it is still there for `seconds` after it was deleted
 ]
 
 
@@ -166,6 +170,14 @@ class World:
         rental.status = "deleted"
         rental.deleted_at = self.now()
         self.machines.delete(rental.id)
+
+    def take_back(self, of: str) -> list[str]:
+        """The provider ends what is rented under these ids or owners by itself; returns their ids."""
+        with self.lock:
+            taken = [one for one in self.alive() if re.search(of, one.id) or re.search(of, one.owner)]
+            for rental in taken:
+                self.delete(rental)
+        return [one.id for one in taken]
 
     def alive(self) -> list[Rental]:
         return [rental for rental in self.rentals.values() if rental.alive]

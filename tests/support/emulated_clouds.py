@@ -1,128 +1,40 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Emulated providers as a test of renting sees them: how to wish, what goes wrong, and what the books say."""
+"""How a test of renting wishes at each emulated provider, what our code calls there, and what goes wrong."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import requests
-from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod, runpod_secrets, vastai
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import (
+    gcp,
+    gcp_api,
+    runpod,
+    runpod_billing,
+    runpod_secrets,
+    tensordock,
+    vastai,
+)
+from emulators import gcp as gcp_emulator
 from emulators import runpod as runpod_emulator
+from emulators import tensordock as tensordock_emulator
 from emulators import vastai as vastai_emulator
-from emulators.server import Server
-from emulators.vastai_market import FIRST_OFFER
-from emulators.world import Fault, Rental, World
+from emulators.world import Fault
+from support import cloud_aws
+from support.clouds import EVENTS, KEY, Cloud, Gcp, Runpod, Tensordock, Vastai
 
 SOLD_OUT = {"detail": "There are no longer any instances available with the requested specifications."}
 VANISHED = {"success": False, "error": "no_such_ask", "msg": "error 410/3907: no_such_ask"}
+NO_NODES = {"status": 400, "error": "No available nodes found"}
+NO_QUOTA = {"error": {"code": 403, "message": "Quota 'T4' exceeded.", "errors": [{"reason": "quotaExceeded"}]}}
+TOO_MANY = {"error": {"code": 403, "message": "Too many queries.", "errors": [{"reason": "rateLimitExceeded"}]}}
+UNREACHABLE = {
+    "kind": "compute#instanceAggregatedList",
+    "items": {"zones/us-central1-a": {"warning": {"code": "UNREACHABLE"}}},
+    "unreachables": ["zones/us-central1-a"],
+}
 TOO_OFTEN = "API requests too frequent: endpoint threshold=1.0"
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFleetFleetFleetFleetFleetFleetFleetFleetFle nobody@nowhere"
-
-
-@dataclass
-class Cloud:
-    """One emulated provider, on a port of its own while it is started."""
-
-    name: str
-    code: tuple[ModuleType, ...]  # what of ours talks to it when it rents and ends
-    calling: str  # a regular expression for a call in that code
-    calls: tuple[str, ...]  # what it calls, with {id} for ids
-    environment: dict[str, str]
-    wish: dict[str, Any]
-    faults: dict[str, dict[str, Any]]
-    beside: tuple[str, ...] = ()  # what that code calls for something else than renting and ending
-    world: World = field(init=False)
-    server: Server = field(init=False)
-
-    def start(self, scale: float) -> None:
-        self.world = World(self.name, scale=scale)
-        self.server = Server(self.make_app(), self.world)
-        self.server.start()
-
-    def make_app(self) -> Any:
-        raise NotImplementedError
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """The environment in which a controller finds it."""
-        return {name: value.format(url=self.server.url) for name, value in self.environment.items()}
-
-    def reset(self) -> None:
-        for all_of_them in (self.world.rentals, self.world.calls, self.world.faults, self.world.secrets):
-            all_of_them.clear()
-
-    def forget_ids(self, path: str) -> str:
-        return re.sub(r"/(pod[0-9a-f]{11}|secret[0-9a-f]{6}|[0-9]+)(?=/|$)", "/{id}", path)
-
-    def alive(self, deployment_id: str, name: str) -> list[Rental]:
-        """What the provider's books say lives of that instance."""
-        found = [(rental, _marker.parse(self.stored_marker(rental))) for rental in self.world.alive()]
-        return [one for one, marker in found if marker and (marker.deployment_id, marker.name) == (deployment_id, name)]
-
-    def stored_marker(self, rental: Rental) -> str:
-        raise NotImplementedError
-
-    def is_stopped(self, rental: Rental) -> bool:
-        """Whether the last order that came was to stop."""
-        raise NotImplementedError
-
-    def rent_for_somebody_else(self, name: str) -> Rental:
-        raise NotImplementedError
-
-    def order_directly(self, method: str, path: str, body: dict[str, Any]) -> requests.Response:
-        """By another client of the account, whom no fault meets."""
-        faults, self.world.faults = self.world.faults, []
-        try:
-            headers = {"Authorization": "Bearer any"}
-            return requests.request(method, self.server.url + path, json=body, headers=headers, timeout=30)
-        finally:
-            self.world.faults = faults
-
-    def calls_in_code(self) -> int:
-        return sum(len(re.findall(self.calling, Path(str(one.__file__)).read_text())) for one in self.code)
-
-
-class Runpod(Cloud):
-    def make_app(self) -> Any:
-        return runpod_emulator.make(self.world)
-
-    def stored_marker(self, rental: Rental) -> str:
-        return str(rental.wire["env"].get(runpod.MARKER_VARIABLE))
-
-    def is_stopped(self, rental: Rental) -> bool:
-        return rental.status == "EXITED"
-
-    def rent_for_somebody_else(self, name: str) -> Rental:
-        body = {"name": name, "image": "x", "gpu": {"id": "NVIDIA A40", "count": 1}}
-        return self.world.rentals[self.order_directly("POST", "/v2/pods", body).json()["id"]]
-
-
-class Vastai(Cloud):
-    def make_app(self) -> Any:
-        return vastai_emulator.make(self.world, copies=5)
-
-    def stored_marker(self, rental: Rental) -> str:
-        return str(rental.wire["label"])
-
-    def is_stopped(self, rental: Rental) -> bool:
-        return bool(rental.wire["_intended"] == "stopped")
-
-    def rent_for_somebody_else(self, name: str) -> Rental:
-        body = {"image": "x", "disk": 8, "label": name}
-        for host in (109, 110, 111):  # of a kind that we don't want here
-            for copy in range(5):
-                offer = FIRST_OFFER + host + copy * vastai_emulator.MACHINES_APART
-                answer = self.order_directly("PUT", f"/api/v0/asks/{offer}/", body)
-                if answer.status_code == 200:
-                    return self.world.rentals[str(answer.json()["new_contract"])]
-        raise AssertionError("somebody else has rented everything")
 
 
 def _pods(what: str, **fault: Any) -> dict[str, Any]:
@@ -137,6 +49,14 @@ def _page(**fault: Any) -> dict[str, Any]:
     return {"method": "GET", "path": "/api/v1/instances/$", **fault}
 
 
+def _machines(method: str, **fault: Any) -> dict[str, Any]:
+    return {"method": method, "path": "/instances$", **fault}
+
+
+def _inserts(**fault: Any) -> dict[str, Any]:
+    return {"method": "POST", "path": "/instances$", **fault}
+
+
 ANYWHERE: dict[str, dict[str, Any]] = {
     "delete answer lost": {"method": "DELETE", "drop": "after"},
     "delete never arrived": {"method": "DELETE", "drop": "before"},
@@ -148,7 +68,7 @@ def make_clouds() -> dict[str, Cloud]:
     clouds = [
         Runpod(
             "runpod",
-            (runpod, runpod_secrets),
+            (runpod, runpod_billing, runpod_secrets),
             r"api\.call\(",
             (
                 "GET /catalog/gpus",
@@ -162,6 +82,7 @@ def make_clouds() -> dict[str, Cloud]:
                 "PATCH /account/secrets/{id}",
                 "DELETE /account/secrets/{id}",
             ),
+            EVENTS,
             {"RUNPOD_API_KEY": "any", "RUNPOD_REST_V2_URL": "{url}" + runpod_emulator.URL_PATH},
             {
                 "runtime": "container",
@@ -180,11 +101,12 @@ def make_clouds() -> dict[str, Cloud]:
                 "too many requests": {"status": 429, "times": 2},
                 "no credit": _pods("POST", status=402),
             },
+            ("the bill",),
         ),
         Vastai(
             "vastai",
             (vastai,),
-            r"self\._call\(",
+            r"(?:self\._call|store\.call)\(",
             (
                 "POST /api/v0/bundles/",
                 "PUT /api/v0/asks/{id}/",
@@ -192,8 +114,10 @@ def make_clouds() -> dict[str, Cloud]:
                 "GET /api/v1/instances/",
                 "GET /api/v0/instances/{id}/",
                 "PUT /api/v0/instances/{id}/",
+                "PUT /api/v0/instances/{id}/ label",
                 "DELETE /api/v0/instances/{id}/",
             ),
+            (*EVENTS, "renewed", "host_key", "ssh_way"),
             {"VAST_API_KEY": "any", "VAST_URL": "{url}" + vastai_emulator.URL_PATH},
             {"runtime": "vm", "gpu": "A40", "ssh_public_key": KEY},
             {
@@ -209,8 +133,94 @@ def make_clouds() -> dict[str, Cloud]:
                 "too many requests": {"status": 429, "body": TOO_OFTEN, "times": 2},
                 "delete does nothing": {"method": "DELETE", "status": 200, "body": {"success": True}},
             },
-            ("the label, for another expiry", "the log, for the fingerprint of a certificate"),
+            ("the log, for the fingerprint of a certificate", "where that log lies"),
         ),
+        Tensordock(
+            "tensordock",
+            (tensordock,),
+            r"self\._call\(",
+            (
+                "GET /locations",
+                "POST /instances",
+                "GET /instances",
+                "GET /instances/{id}",
+                "POST /instances/{id}/start",
+                "POST /instances/{id}/stop",
+                "DELETE /instances/{id}",
+            ),
+            (*EVENTS, "host_key"),
+            {"TENSORDOCK_API_TOKEN": "any", "TENSORDOCK_API_URL": "{url}" + tensordock_emulator.URL_PATH},
+            {"runtime": "vm", "gpu": "A40", "disk_gib": 100, "ssh_public_key": KEY},
+            {
+                **ANYWHERE,
+                "create answer lost": _machines("POST", drop="after"),
+                "create never arrived": _machines("POST", drop="before"),
+                "create sold out inside a 200": _machines("POST", status=200, body=NO_NODES),
+                "create fails": _machines("POST", status=500),
+                "create fails inside a 200": _machines("POST", status=200, body={"status": 500, "error": "Internal"}),
+                "create refused by a list": _machines("POST", status=400, body=[{"code": "x", "message": "no"}]),
+                "no credit": _machines("POST", status=200, body={"status": 400, "error": "You need at least $1"}),
+                "list fails for good": _machines("GET", status=503, times=5),
+                "list fails once": _machines("GET", status=502),
+                "list is no list": _machines("GET", status=200, body={"data": {}}),
+                "listed late": {"trouble": "list_late", "seconds": 15},
+                "too many requests": {"status": 429, "times": 2},
+                "delete takes its time": {"trouble": "delete_late", "seconds": 20},
+                "delete does nothing": {"method": "DELETE", "status": 200, "body": {"data": {"type": "success"}}},
+            },
+        ),
+        Gcp(
+            "gcp",
+            (gcp, gcp_api),
+            r"_api\.(?:pages|order|call)\(|self\.call\(\"GET\", operation_path",
+            (
+                "GET /aggregated/machineTypes",
+                "GET /aggregated/acceleratorTypes",
+                "POST /zones/{zone}/instances",
+                "GET /zones/{zone}/operations/{id}",
+                "GET /aggregated/instances",
+                "GET /zones/{zone}/operations",
+                "GET /zones/{zone}/instances/{id}",
+                "GET /zones/{zone}/instances/{id}/getGuestAttributes",
+                "POST /zones/{zone}/instances/{id}/start",
+                "POST /zones/{zone}/instances/{id}/setScheduling",
+                "POST /zones/{zone}/instances/{id}/stop",
+                "DELETE /zones/{zone}/instances/{id}",
+            ),
+            (*EVENTS, "host_key"),
+            {
+                "GCP_ACCESS_TOKEN": "any",
+                "GCP_PROJECT": gcp_emulator.PROJECT,
+                "GCP_COMPUTE_URL": "{url}" + gcp_emulator.URL_PATH,
+            },
+            # No table of ours has the price of a T4.
+            {"runtime": "vm", "gpu": "T4", "ssh_public_key": KEY, "price_per_hour_usd": 0.54},
+            {
+                **ANYWHERE,
+                "create answer lost": _inserts(drop="after"),
+                "create answer lost for good": _inserts(drop="after", times=3),
+                "create never arrived": _inserts(drop="before"),
+                "create fails": _inserts(status=503, times=3),
+                "zone sold out": {"trouble": "offer_gone", "of": "us-central1-a"},
+                "sold out everywhere": {"trouble": "offer_gone", "of": ".*"},
+                "no quota": _inserts(status=403, body=NO_QUOTA),
+                "operations are not told": {"method": "GET", "path": "/operations/", "status": 503, "times": 5},
+                "list fails for good": {"method": "GET", "path": "/aggregated/instances", "status": 503, "times": 5},
+                "list fails once": {"method": "GET", "path": "/aggregated/instances", "status": 502},
+                "list is not complete": {
+                    "method": "GET",
+                    "path": "/aggregated/instances",
+                    "body": UNREACHABLE,
+                    "status": 200,
+                },
+                "listed late": {"trouble": "list_late", "seconds": 15},
+                "too many requests": {"status": 429, "times": 2},
+                "too many requests in a 403": {"status": 403, "body": TOO_MANY, "times": 2},
+                "delete takes its time": {"trouble": "delete_late", "seconds": 20},
+            },
+            ("tags that somebody changed", "scheduling that somebody changed"),
+        ),
+        cloud_aws.make(),
     ]
     return {cloud.name: cloud for cloud in clouds}
 

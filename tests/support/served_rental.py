@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emulators.machines import NoMachines, Order, WayIn
+from support.free_port import free_port
 
 FAKE = Path(__file__).parent / "fake_vllm.py"
 
@@ -91,7 +90,7 @@ class ProcessMachines(NoMachines):
     ) -> None:
         if order:
             command = [*(order.entrypoint or ()), *(order.args or ())]
-            outside = {port: _free_port() for port in order.ports}
+            outside = {port: free_port() for port in order.ports}
             self.containers[rental_id] = Container(
                 self._directory / rental_id, command, dict(order.env), outside=outside
             )
@@ -114,11 +113,3 @@ class ProcessMachines(NoMachines):
     def close(self) -> None:
         for container in self.containers.values():
             container.end()
-
-
-def _free_port() -> int:
-    """One that no connection takes meanwhile: the system gives those higher ones (ip_local_port_range)."""
-    while True:
-        port = random.randrange(20000, 32000)  # noqa: S311 (no secret)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

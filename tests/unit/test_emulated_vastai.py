@@ -143,6 +143,47 @@ def test_a_bid_that_lost_leaves_something_that_costs(base: str, world: World) ->
     assert A40 in offers(base), "it took no GPU away"
 
 
+def states(row: Any) -> set[str]:
+    return {row[name] for name in ("cur_state", "intended_status", "next_state")}
+
+
+def test_who_is_outbid_is_stopped_until_his_bid_is_the_highest_again(base: str, world: World) -> None:
+    bid, on_demand = rent(base, price=1.0), rent(base, A40 + vastai.MACHINES_APART)
+    later(world)
+    assert show(base, bid)["actual_status"] == "running"
+    world.faults = [Fault(trouble="outbid")]
+    show(base, bid)
+    later(world)
+    assert (show(base, bid)["actual_status"], states(show(base, bid))) == ("exited", {"stopped"})
+    assert 0 < show(base, bid)["instance"]["totalHour"] < show(base, bid)["dph_total"], "its disk costs on"
+    refused = call(base, "PUT", f"/v0/instances/{bid}/", {"state": "running"}).json()
+    assert (refused["success"], refused["error"]) == (False, "resources_unavailable")
+    assert show(base, on_demand)["actual_status"] == "running", "that is no bid"
+    world.faults = []
+    show(base, bid)
+    later(world)
+    assert show(base, bid)["actual_status"] == "running", "nobody had to start it"
+
+
+def test_who_stops_what_is_outbid_stops_it_for_good(base: str, world: World) -> None:
+    instance = rent(base, price=1.0)
+    world.faults = [Fault(trouble="outbid")]
+    show(base, instance)
+    call(base, "PUT", f"/v0/instances/{instance}/", {"state": "stopped"})
+    world.faults = []
+    later(world)
+    assert states(show(base, instance)) == {"stopped"}
+
+
+def test_what_a_provider_takes_back_is_gone(base: str, world: World) -> None:
+    taken, kept = rent(base, label="gone"), rent(base, A40 + vastai.MACHINES_APART, label="kept")
+    answer = requests.post(f"{base}/_control/take_back", json={"of": "gone"}, timeout=10).json()
+    assert answer == {"taken": [str(taken)]}
+    assert show(base, taken) is None
+    assert show(base, kept)["id"] == kept
+    assert [one["id"] for one in world.state()["instances"] if one["deleted_at"]] == [str(taken)]
+
+
 def test_storage_costs_from_create_to_destroy(base: str, world: World) -> None:
     instance = rent(base)
     later(world)

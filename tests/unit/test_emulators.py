@@ -50,7 +50,7 @@ def test_one_command_starts_all_and_a_signal_ends_it() -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
         urls = json.loads(running.stdout.readline())
-        assert set(urls) == {"runpod", "vastai"}
+        assert set(urls) == {"runpod", "vastai", "tensordock", "gcp"}
         assert requests.get(f"{urls['runpod']}/pods", headers=KEY, timeout=10).json()["pods"] == []
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=20) == 0

@@ -11,6 +11,7 @@ is said here about the API comes from its published v2 specification of 2026-08 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
@@ -19,7 +20,7 @@ from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _gpus, _marker, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _fingerprints, _gpus, _marker, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._ending import Ending, Left
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Endpoint,
@@ -32,6 +33,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     CAPABILITIES,
+    CONSOLES,
     AuthError,
     InvalidRequest,
     NoCapacity,
@@ -48,7 +50,8 @@ MARKER_VARIABLE = "GPUFLEET_MARKER"
 OWNER_VARIABLE = "GPUFLEET_OWNER"  # only of what a job rented
 CLOUDS = ("SECURE", "COMMUNITY")
 PAGE_SIZE = 1000
-CONSOLE = "https://console.runpod.io/pods"
+CONSOLE = CONSOLES[NAME]
+LOG_LINES, LOG_SECONDS = 100, 5.0
 _ID = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
 _SOLD_OUT = "no longer any instances available"
 
@@ -205,7 +208,9 @@ class RunpodProvider:
         return runpod_billing.billed_usd(self._api, instance_ids, since_seconds)
 
     def log(self, instance_id: str, words: str) -> str:
-        return ""  # nothing here is read from it: RunPod itself ends TLS
+        """What the pod and its machine printed last: only there a failing pull of its image can be seen."""
+        events = self._api.stream(f"{_path(instance_id)}/logs", {"tail": LOG_LINES}, LOG_SECONDS)
+        return "\n".join(line for line in map(_log_line, events) if line and words in line)
 
     def clean_up(self, deployment_id: str) -> bool:
         """The secrets that an interrupted run left, once no pod of the deployment is left that could want them."""
@@ -250,6 +255,7 @@ class RunpodProvider:
             gpu=_canonical(gpu) if gpu else None,
             gpu_count=int(gpu.get("count") or 0),
             price_per_hour_usd=pod.get("cost"),
+            running_price_per_hour_usd=pod.get("cost") or None,  # 0 while it is stopped
             region=pod.get("dataCenterId"),
             image=pod.get("image"),
             disk_gib=pod.get("disk"),
@@ -262,9 +268,21 @@ class RunpodProvider:
                 for port, protocol in ports
                 if protocol == "http"
             ),
+            interruptible=False,  # this API sells nothing else
+            started_with=str((pod.get("env") or {}).get(_fingerprints.VARIABLE) or ""),
             created_at=_seconds(pod.get("createdAt")),
+            uptime_seconds=(pod.get("runtime") or {}).get("uptime"),
             detail=pod["status"],
         )
+
+
+def _log_line(event: str) -> str:
+    """The line that a server-sent event carries; "" for what is none."""
+    try:
+        told = json.loads(event.removeprefix("data:")) if event.startswith("data:") else {}
+    except ValueError:
+        return ""
+    return str(told.get("line") or "") if isinstance(told, dict) else ""
 
 
 def _path(instance_id: str) -> str:
@@ -292,7 +310,8 @@ def _offers_of(entry: Mapping[str, Any], cloud: str, count: int, regions: list[s
     stocked = {place["id"]: place for place in entry.get("dataCenters") or [] if place.get("availability") != "NONE"}
     places: list[str | None] = [None]
     if regions:  # community machines have no data centre, so no wish for one can be met there
-        places = [place for place in regions if place in stocked] if cloud == "SECURE" else []
+        wanted = {place.casefold() for place in regions}
+        places = [place for place in stocked if place.casefold() in wanted] if cloud == "SECURE" else []
     return [
         Offer(
             provider=NAME,
@@ -313,6 +332,8 @@ def _wish(request: Request, references: Mapping[str, str]) -> dict[str, Any]:
     gpu, cloud, place = request.offer.id.split("|")
     marker = _marker.encode(request.marker)
     environment = {**request.env, **references, MARKER_VARIABLE: marker}
+    if request.started_with:
+        environment[_fingerprints.VARIABLE] = request.started_with
     if request.marker.owner != "fleet":
         environment[OWNER_VARIABLE] = request.marker.owner
     if request.ssh_public_key:

@@ -253,7 +253,7 @@ class VastaiProvider:
 
     def log(self, instance_id: str, words: str) -> str:
         """Vast.ai collects the log on request and lays it down at an address that needs no key, some seconds later."""
-        body = {"tail": "1000", "filter": words}
+        body = {"tail": "1000"} | ({"filter": words} if words else {})
         answer = self._call("PUT", f"/api/v0/instances/request_logs/{instance_id}/", body=body)
         self._check(answer, needs_success=False)
         url = str(answer.body.get("result_url") or "") if isinstance(answer.body, dict) else ""

@@ -12,7 +12,15 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _gpus, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _clock,
+    _fingerprints,
+    _gpus,
+    _limits,
+    _marker,
+    _pairs,
+    _taken_back,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     ENDS_ITSELF,
     Endpoint,
@@ -23,6 +31,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Status,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    CONSOLES,
     AuthError,
     InvalidRequest,
     NoCapacity,
@@ -34,19 +43,17 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer
 
 PROVIDER = "vastai"
-CONSOLE = "https://cloud.vast.ai/instances/"
+CONSOLE = CONSOLES[PROVIDER]
 KEY_FIX = "Set VAST_API_KEY, or provider_settings.vastai.api_key, to a key from https://cloud.vast.ai/manage-keys/."
 # Virtual machines are rented by images of this name alone; the tags are dated, there is no "latest".
 DEFAULT_VM_IMAGE = "docker.io/vastai/kvm:ubuntu_cli_22.04-2025-11-21"
-LEAST_DISK_GIB = 8
-LONGEST_START = 4096  # characters of entry point and arguments together
+LEAST_DISK_GIB = _limits.LEAST_DISK_GIB[PROVIDER]
 
 ENV_MARKER = "GPUFLEET_MARKER"
 ENV_OWNER = "GPUFLEET_OWNER"  # only of what a job rented
 ENV_TLS = "GPUFLEET_TLS"  # "1": what the http ports lead to ends TLS itself
 ENV_URL = "GPUFLEET_VAST_URL"  # where what ends itself finds the API
-ENV_PORTS = "GPUFLEET_PORTS"  # "8000/http 22/tcp": the API knows no protocol above TCP
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a key such as "-p 22:22" would be an option of docker run
+ENV_PORTS = "GPUFLEET_PORTS"  # "v1.8000:http.22:tcp.end": the API knows no protocol above TCP
 
 _HOURS_PER_MONTH = 730
 # How many offers to ask for: every row counts against a daily quota.
@@ -152,8 +159,9 @@ def region_of(geolocation: Any) -> str | None:
 
 
 def check_request(request: Request) -> None:
-    """Raise InvalidRequest for what Vast.ai would refuse or do differently."""
-    names = [name for name in request.env if not _ENV_NAME.fullmatch(name)]
+    """Raise InvalidRequest for what Vast.ai would refuse or do differently: the last look, after the preflight's."""
+    names = [name for name in request.env if not _limits.ENV_NAME.fullmatch(name)]
+    longest = _limits.LONGEST_START[PROVIDER]
     problem = fix = ""
     if names:
         problem, fix = f"env has {names[0]!r}, which is no name of a variable", "Use letters, digits and '_'"
@@ -161,9 +169,9 @@ def check_request(request: Request) -> None:
         problem, fix = f"disk_gib {request.disk_gib} is too small", f"Set disk_gib to {LEAST_DISK_GIB} or more"
     elif request.offer.runtime is Runtime.CONTAINER and not request.image:
         problem, fix = "a container needs an image", "Set image"
-    elif sum(map(len, [*(request.entrypoint or ()), *(request.args or ())])) > LONGEST_START:
+    elif _limits.start_length([*(request.entrypoint or ()), *(request.args or ())]) > longest:
         problem, fix = (
-            f"entrypoint and args have more than {LONGEST_START} characters together",
+            f"entrypoint and args have more than {longest} characters together",
             "Shorten them; for the role vllm that is vllm_extra_arguments",
         )
     elif request.offer.runtime is Runtime.VM and (request.args or request.entrypoint):
@@ -175,11 +183,13 @@ def check_request(request: Request) -> None:
 def create_body(request: Request, bid_per_hour_usd: float | None, api_url: str) -> dict[str, Any]:
     """What to send to rent an offer; a bid is sent only for an interruptible one, because it makes it so."""
     marker = _marker.encode(request.marker)
-    ports = " ".join(f"{port}/{protocol}" for port, protocol in request.ports)
+    ports = _pairs.join((str(port), protocol) for port, protocol in request.ports)
     # Vast.ai keeps no secrets: whoever may look at the account or at the machine can read them here.
     env = {**request.env, **request.secret_env, ENV_MARKER: marker, ENV_PORTS: ports}
     if request.marker.owner != "fleet":
         env[ENV_OWNER] = request.marker.owner
+    if request.started_with:
+        env[_fingerprints.VARIABLE] = request.started_with
     if request.own_tls:
         env[ENV_TLS] = "1"
     if ENDS_ITSELF in env:
@@ -233,6 +243,8 @@ def created(request: Request, contract: str, detail: str) -> Instance:
         image=image,
         disk_gib=request.disk_gib,
         ports=request.ports,
+        interruptible=offer.interruptible,
+        started_with=request.started_with,
         created_at=_clock.now(),
         detail=detail,
         machine_id=offer.machine_id,
@@ -260,6 +272,7 @@ def instance_from(row: Mapping[str, Any]) -> Instance | None:
         gpu=_gpus.identify(row.get("gpu_name"), _number(row.get("gpu_ram"))),
         gpu_count=int(_number(row.get("num_gpus")) or 0),
         price_per_hour_usd=price_of(row),
+        running_price_per_hour_usd=_number(row.get("dph_total")),
         region=region_of(row.get("geolocation")),
         image=row.get("image_uuid"),
         disk_gib=round(disk_gib) if disk_gib else None,
@@ -268,20 +281,29 @@ def instance_from(row: Mapping[str, Any]) -> Instance | None:
         # In a container that runs an image as it is, nobody listens to SSH.
         ssh_endpoints=_endpoints(row, address) if runtime is Runtime.VM else (),
         urls=_urls(row, address),
+        outbid=_outbid(row),
+        interruptible=row["is_bid"] if isinstance(row.get("is_bid"), bool) else None,
+        started_with=str(_env(row).get(_fingerprints.VARIABLE) or ""),
         own_tls=_env(row).get(ENV_TLS) == "1",
         ends_itself=runtime is Runtime.CONTAINER and bool(_env(row).get(ENDS_ITSELF)),
         created_at=created_at,
+        uptime_seconds=_uptime_seconds(row) if status is Status.RUNNING else None,
         detail=detail,
         machine_id=_machine_id(row),
     )
+
+
+def _uptime_seconds(row: Mapping[str, Any]) -> float | None:
+    minutes = _number(row.get("uptime_mins"))
+    return None if minutes is None else minutes * 60
 
 
 def _status(row: Mapping[str, Any]) -> tuple[Status, str]:
     actual, intended = row.get("actual_status"), row.get("intended_status")
     status = _STATUS.get(actual, Status.FAILED)
     detail = " ".join(str(row.get("status_msg") or actual or "scheduling").split())[:300]
-    if intended == "stopped" and row.get("is_bid"):
-        return Status.STOPPED, f"stopped, or outbid by others; its disk goes on costing ({detail})"
+    if _outbid(row) is None:
+        return Status.STOPPED, f"{_taken_back.STOPPED_OR_OUTBID}; its disk goes on costing ({detail})"
     if intended == "stopped" and status is Status.PENDING:
         return Status.STOPPED, detail  # it will never start by itself
     if intended == "running" and status is Status.STOPPED and row.get("cur_state") == "stopped":
@@ -289,6 +311,11 @@ def _status(row: Mapping[str, Any]) -> tuple[Status, str]:
     if actual in ("created", "loading") and _FATAL.search(detail):
         return Status.FAILED, detail
     return status, detail
+
+
+def _outbid(row: Mapping[str, Any]) -> bool | None:
+    """None for a bid that is to stand still, as its user or a higher bid may have stopped it: both look the same."""
+    return None if row.get("is_bid") and row.get("intended_status") == "stopped" else False
 
 
 def price_of(row: Mapping[str, Any]) -> float | None:
@@ -301,11 +328,8 @@ def price_of(row: Mapping[str, Any]) -> float | None:
 
 def _ports(row: Mapping[str, Any]) -> tuple[tuple[int, str], ...] | None:
     """The ports that were asked for; None when nobody knows."""
-    env = _env(row)
-    if ENV_PORTS not in env:
-        return None
-    found = re.findall(r"([0-9]+)/(tcp|http)", str(env[ENV_PORTS]))
-    return tuple((int(port), protocol) for port, protocol in found)
+    pairs = _pairs.split(_env(row).get(ENV_PORTS))
+    return None if pairs is None else tuple((int(port), protocol) for port, protocol in pairs if port.isdecimal())
 
 
 def _env(row: Mapping[str, Any]) -> dict[str, Any]:

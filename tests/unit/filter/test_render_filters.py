@@ -12,6 +12,7 @@ from ansible_collections.gpuops.fleet.plugins.filter.mask_environment import mas
 from ansible_collections.gpuops.fleet.plugins.filter.named_checks import named_checks
 from ansible_collections.gpuops.fleet.plugins.filter.paid_providers import paid_providers
 from ansible_collections.gpuops.fleet.plugins.filter.probe_checks import probe_checks
+from ansible_collections.gpuops.fleet.plugins.filter.renting_providers import renting_providers
 from ansible_collections.gpuops.fleet.plugins.filter.report_host import report_host
 from ansible_collections.gpuops.fleet.plugins.filter.text_table import text_table
 
@@ -189,4 +190,11 @@ def test_checks_hold_no_terminal_control() -> None:
 def test_only_what_is_known_to_cost_nothing_is_free() -> None:
     assert paid_providers(["local", "vastai", "runpod", "vastai"]) == ["runpod", "vastai"]
     assert paid_providers(["local", "unheard-of"]) == ["unheard-of"]
+    assert paid_providers(["local", "ssh"]) == []  # a machine of one's own is no rental
     assert paid_providers([]) == []
+
+
+def test_only_what_is_known_to_be_ones_own_is_not_rented() -> None:
+    assert renting_providers(["ssh", "vastai", "local", "vastai"]) == ["local", "vastai"]
+    assert renting_providers(["ssh", "unheard-of"]) == ["unheard-of"]
+    assert renting_providers(["ssh"]) == []

@@ -99,6 +99,16 @@ def test_groups_and_variables(tmp_path: Path, living: list[Instance]) -> None:
     assert inventory.hosts["kafka-1"].vars["ansible_host"] == "10.0.0.5"
 
 
+def test_a_machine_of_ones_own_is_there_because_the_file_says_so(tmp_path: Path) -> None:
+    head = FLEET.split("instances:", maxsplit=1)[0]
+    own = "instances:\n  - {name: gpu-1, providers: [ssh], address: 203.0.113.20}\n"
+    inventory = parse(write(tmp_path / "fleet.yml", head + own))
+    assert members(inventory, "fleet_ssh") == members(inventory, "provider_ssh") == ["gpu-1"]
+    assert members(inventory, "fleet_orphans") == []
+    assert inventory.groups["all"].vars["fleet_complete"] is True
+    assert inventory.hosts["gpu-1"].vars["ansible_host"] == "203.0.113.20"
+
+
 def test_groups_and_variables_of_the_users_own(tmp_path: Path, living: list[Instance]) -> None:
     living += [running("kafka-1")]
     more = (
@@ -125,6 +135,10 @@ def test_two_files_of_one_deployment(tmp_path: Path, living: list[Instance]) -> 
     inventory = parse(first, second)
     assert members(inventory, "fleet_wanted") == ["kafka-1", "mongo-1", "vllm-1", "vllm-2"]
     assert members(inventory, "fleet_orphans") == ["forgotten"]
+    # Whether ending what is in no file costs confirmation is asked of all their providers.
+    third = write(tmp_path / "e.fleet.yml", "plugin: gpuops.fleet.fleet\ndeployment_id: acme-llm\ninstances: []\n")
+    third.write_text(third.read_text() + "provider_settings: {runpod: {}}\n")
+    assert parse(third, first).groups["all"].vars["fleet_providers"] == ["runpod", "local"]
     with pytest.raises(AnsibleParserError, match="kafka-1, vllm-1 is also an instance of another fleet file"):
         parse(first, write(tmp_path / "c.fleet.yml", FLEET))
     with pytest.raises(AnsibleParserError, match="can't be in one run with deployment 'acme-llm'"):

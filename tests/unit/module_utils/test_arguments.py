@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -38,3 +39,11 @@ def test_settings_that_nobody_completed_count_as_well() -> None:
     task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["runpod"]}
     params = ArgumentSpecValidator(SPEC).validate(task).validated_parameters
     assert _arguments.wish_from({**params, "provider_settings": {"vastai": {}}}).look_at == ("runpod", "vastai")
+
+
+def test_completing_the_arguments_of_one_task_leaves_those_of_the_next_alone() -> None:
+    before = copy.deepcopy(SPEC)
+    task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["runpod"]}
+    params = ArgumentSpecValidator(SPEC).validate(task).validated_parameters
+    assert before == SPEC
+    assert _arguments.wish_from(params).look_at == ("runpod",)

@@ -16,6 +16,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import _engine, _prov
 from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import complete_instance
 from ansible_collections.gpuops.fleet.plugins.module_utils._budgets import TABLE
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, Capability
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers.local import SIZES
 
 DOCS = Path(__file__).parents[3] / "docs" / "providers" / "README.md"
 
@@ -45,6 +46,11 @@ FACTS = {
     Capability.TAGS,
     Capability.LEASE,
     Capability.OWN_KEY,
+    Capability.OWNED,
+    Capability.ADJUST,
+    Capability.AGREES,
+    Capability.TIMER,
+    Capability.DATES,
 }
 
 
@@ -60,7 +66,7 @@ def _nobody_is_called(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def parameters(provider: str, **settings: Any) -> dict[str, Any]:
     """A wish that this provider can meet, but for what the settings add."""
     can = CAPABILITIES[provider]
-    base = {
+    base: dict[str, Any] = {
         "name": "a-1",
         "providers": [provider],
         "runtime": "vm" if Capability.VM in can else "container",
@@ -68,6 +74,8 @@ def parameters(provider: str, **settings: Any) -> dict[str, Any]:
         "max_lifetime": "8h",
         "state": "started",
     }
+    if Capability.OWNED in can:
+        base |= {"address": "203.0.113.20", "max_lifetime": None}
     wanted = {**base, **settings}
     of_the_module = {key: wanted.pop(key, None) for key in ("state", "extend")}
     complete, errors = complete_instance(wanted)
@@ -80,6 +88,8 @@ LACKING = [
     for provider in CAPABILITIES
     for capability, wishes in WISHES.items()
     if capability not in CAPABILITIES[provider]
+    # What is owned may cost money, and has no lifetime all the same.
+    and not (capability is Capability.FREE and Capability.OWNED in CAPABILITIES[provider])
     for wish, words in wishes
 ]
 
@@ -94,7 +104,7 @@ def test_what_a_provider_can_not_do_is_refused_before_any_call(provider: str, wi
 @pytest.mark.parametrize("capability", sorted(WISHES))
 def test_each_capability_is_refused_where_it_lacks(capability: Capability, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a provider that can do everything else, so also for what all of today's providers can do."""
-    monkeypatch.setitem(CAPABILITIES, "local", frozenset(set(Capability) - {capability}))
+    monkeypatch.setitem(CAPABILITIES, "local", frozenset(set(Capability) - {capability, Capability.OWNED}))
     http = {"ports": [{"port": 8000, "protocol": "http"}]}
     of_endpoints = capability in (Capability.ENDPOINT, Capability.TLS)
     container = {"runtime": "container"} if of_endpoints else {}
@@ -130,6 +140,11 @@ def test_the_times_in_the_docs_are_those_that_are_waited() -> None:
         [name, runtime.value, budget.provider_seconds, budget.ready_seconds, budget.key_seconds]
         for (name, runtime), budget in TABLE.items()
     ]
+
+
+def test_the_sizes_in_the_docs_are_those_that_local_offers() -> None:
+    told = re.findall(r"`(\w+)` \((\d+) CPUs, (\d+) GiB\)", DOCS.with_name("local.md").read_text())
+    assert {size: (int(cpus), int(memory) * 1024) for size, cpus, memory in told} == SIZES
 
 
 def test_every_provider_but_local_has_a_page_with_the_same_headings() -> None:

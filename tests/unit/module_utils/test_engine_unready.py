@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _host_keys,
     _journal,
@@ -18,8 +21,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _metrics,
     _readiness,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run, run_module
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Request, Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     AuthError,
@@ -325,6 +328,23 @@ def test_a_drifted_machine_that_could_not_be_destroyed_is_not_said_to_be() -> No
     assert error.result["actions"] == []
     assert error.result["instance"]["id"] == "fake-1"
     assert "destroyed" not in error.message
+
+
+def test_a_warning_is_not_lost_with_an_error(accepted: list[str | None], capsys: pytest.CaptureFixture[str]) -> None:
+    """Here: that it costs more than its offer said."""
+    provider = Dearer(FakeCloud(), unique_names=True)
+    provider.refuse["get"] = AuthError("The key is refused.", provider="fake")
+    with patch_module_args({}), pytest.raises(SystemExit):
+        run_module(AnsibleModule({}), lambda: Run({"fake": provider}, WISH).result())
+    result = json.loads(capsys.readouterr().out)
+    assert result["failed"]
+    (warning,) = result["warnings"]
+    assert "it costs 1.5 USD per hour; its offer said 1 USD" in str(warning)
+
+
+class Dearer(FakeProvider):
+    def create(self, request: Request) -> Instance:
+        return self._set(super().create(request).id, running_price_per_hour_usd=1.5)
 
 
 def test_a_machine_that_lives_and_costs_is_named_by_any_error(accepted: list[str | None]) -> None:

@@ -59,6 +59,27 @@ def test_check_mode_and_diff_show_the_new_end(provider: FakeProvider, clock: Fak
     assert "renew" not in provider.cloud.calls
 
 
+def test_what_differs_is_extended_before_that_is_told(provider: FakeProvider, clock: FakeClock) -> None:
+    """Else it would be ended with all that lies on it, while its user thinks about what differs."""
+    (before,) = provider.cloud.alive()
+    provider.cloud.instances[before.id] = replace(before, image="a:1")
+    wish = replace(WISH, image="a:2", extend_to_epoch_hours=int(clock.time // 3600) + 8)
+    with pytest.raises(EngineError, match=r"^'vllm-1' would be extended to 2027-01-15T16:00:00Z\. .*differs") as caught:
+        Run({"fake": provider}, wish, check_mode=True).result()
+    assert (caught.value.result["changed"], provider.cloud.calls.count("renew")) == (False, 0)
+    with pytest.raises(
+        EngineError, match=r"^'vllm-1' was extended to 2027-01-15T16:00:00Z\. .*differs.*image"
+    ) as caught:
+        Run({"fake": provider}, wish).result()
+    assert (caught.value.code, caught.value.result["changed"]) == ("drift", True)
+    assert caught.value.result["actions"] == ["renew"]
+    assert caught.value.result["instance"]["expires_at"] == "2027-01-15T16:00:00Z"
+    (after,) = provider.cloud.alive()
+    assert after.marker.expiry_epoch_hours == wish.extend_to_epoch_hours
+    with pytest.raises(EngineError, match=r"^Instance 'vllm-1' exists and differs"):
+        Run({"fake": provider}, wish).result()
+
+
 def test_a_provider_that_can_not_is_refused_before_anything_changes(provider: FakeProvider, clock: FakeClock) -> None:
     provider.capabilities -= {Capability.RENEW}
     before = len(provider.cloud.calls)

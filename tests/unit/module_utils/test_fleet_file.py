@@ -117,6 +117,19 @@ def test_templates_and_vaults_are_left_for_later(tmp_path: Path) -> None:
     assert fleet.warnings == ()
 
 
+@pytest.mark.parametrize("later", ["ssh_public_key", "ssh_private_key_file"])
+def test_what_is_opened_later_is_not_missing(tmp_path: Path, later: str) -> None:
+    path = tmp_path / "fleet.yml"
+    path.write_text(
+        fleet_with(
+            "  - name: a\n    providers: [tensordock]\n    disk_gib: 100\n    max_lifetime: '{{ hours }}h'\n"
+            f"    {later}: '{{{{ key }}}}'\n"
+        )
+    )
+    fleet = _fleet_file.load(str(path))
+    assert fleet.instances[0][later] == "{{ key }}"
+
+
 def test_a_missing_key_is_a_warning_so_that_destroy_still_works(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yml"
     path.write_text(fleet_with("  - name: a\n    providers: [local]\n    ssh_private_key_file: keys/id\n"))
@@ -152,3 +165,10 @@ def test_the_file_of_the_demo_is_good() -> None:
         ("processor-1", ["processor"]),
         ("producer-1", ["producer"]),
     ]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[3] / "examples").glob("*/fleet.yml")), ids=lambda path: path.parent.name
+)
+def test_every_example_can_be_copied(path: Path) -> None:
+    assert _fleet_file.load(str(path)).instances

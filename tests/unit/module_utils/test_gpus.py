@@ -125,6 +125,44 @@ def test_names_and_memory_of_vastais_cards(written: str, memory_mib: int, name: 
     assert written.replace("_", " ") in vastai_wire.spellings(name)
 
 
+# v0Name in TensorDock's list of locations.
+TENSORDOCK = [
+    ("a100-pcie-40gb", "A100_40GB"),
+    ("a100-pcie-80gb", "A100_80GB"),
+    ("a100-sxm4-80gb", "A100_80GB"),
+    ("h100-sxm5-80gb", "H100_80GB"),
+    ("l4-pcie-24gb", "L4"),
+    ("l40-pcie-48gb", "L40"),
+    ("l40s-pcie-48gb", "L40S"),
+    ("a40-pcie-48gb", "A40"),
+    ("rtxa6000-pcie-48gb", "RTX_A6000"),
+    ("rtxa5000-pcie-24gb", "RTX_A5000"),
+    ("rtxa4500-pcie-20gb", "RTX_A4500"),
+    ("rtxa4000-pcie-16gb", "RTX_A4000"),
+    ("rtx6000ada-pcie-48gb", "RTX_6000_ADA"),
+    ("rtx5000ada-pcie-32gb", "RTX_5000_ADA"),
+    ("rtx4000ada-pcie-20gb", "RTX_4000_ADA"),
+    ("rtx4000sffada-pcie-20gb", "RTX_4000_ADA"),
+    ("geforcertx5090-pcie-32gb", "RTX_5090"),
+    ("geforcertx4090-pcie-24gb", "RTX_4090"),
+    ("geforcertx4080-pcie-16gb", "RTX_4080"),
+    ("geforcertx3090-pcie-24gb", "RTX_3090"),
+    ("geforcertx3080-pcie-10gb", "RTX_3080"),
+    ("geforcertx3080ti-pcie-12gb", "RTX_3080_TI"),
+    ("geforcertx3070-pcie-8gb", "RTX_3070"),
+    ("v100-pcie-16gb", "V100_16GB"),
+    ("v100-sxm2-16gb", "V100_16GB"),
+    ("v100-sxm2-32gb", "V100_32GB"),
+    ("teslap100-pcie-16gb", "P100"),
+    ("teslap4-pcie-8gb", "P4"),
+]
+
+
+@pytest.mark.parametrize(("written", "name"), TENSORDOCK)
+def test_names_of_tensordocks_cards_need_no_memory(written: str, name: str) -> None:
+    assert _gpus.identify(written) == name
+
+
 @pytest.mark.parametrize(("written", "name"), OTHERS)
 def test_names_by_others(written: str, name: str) -> None:
     assert _gpus.resolve(written).name == name

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Marker
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +64,38 @@ def test_what_is_not_exactly_a_marker_is_nobodys(text: str | None) -> None:
 def test_bad_deployment_ids_are_refused_with_a_sentence(value: object) -> None:
     with pytest.raises(ValueError, match=r"deployment_id .*acme"):
         _marker.check_deployment_id(value)
+
+
+# Nonces that say when they were made
+
+YEAR = 365 * 86_400
+
+
+@given(st.integers(1_700_000_000, 4_000_000_000), st.integers(0, YEAR))
+def test_a_dated_nonce_says_when_it_was_made_whenever_it_is_read(made: int, later: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_clock, "now", lambda: float(made))
+        nonce = _marker.dated_nonce()
+        patch.setattr(_clock, "now", lambda: float(made + later))
+        marker = Marker("acme-llm", "vllm-1", nonce)
+        assert _marker.parse(_marker.encode(marker)) == marker
+        assert _marker.claimed_at(marker) == made // 10 * 10
+
+
+@given(st.integers(1_700_000_000, 4_000_000_000), st.integers(0, 14 * 3600))
+def test_a_clock_that_is_ahead_is_believed(made: int, ahead: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_clock, "now", lambda: float(made + ahead))
+        nonce = _marker.dated_nonce()
+        patch.setattr(_clock, "now", lambda: float(made))
+        assert _marker.claimed_at(Marker("acme-llm", "vllm-1", nonce)) == (made + ahead) // 10 * 10
+
+
+def test_dated_nonces_of_one_moment_differ() -> None:
+    assert len({_marker.dated_nonce() for _number in range(100)}) > 50
+    assert all(re.fullmatch(r"[0-9a-z]{6}", _marker.dated_nonce()) for _number in range(100))
+
+
+@given(MARKERS)
+def test_any_nonce_was_made_in_the_last_years(marker: Marker) -> None:
+    assert 0 < _marker.claimed_at(marker) <= _clock.now() + 86400

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The marker through every provider: rented with it, stored as that provider stores it, listed, and read again.
 
-RunPod and Vast.ai are asked over real HTTP; the Docker Engine is one that keeps labels, and nothing else.
+All but the Docker Engine are asked over real HTTP; that is one that keeps labels, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _clock,
     _engine,
     _marker,
     _orphans,
@@ -31,20 +32,31 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import com
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Marker, Offer, Request, Runtime
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import (
+    aws,
+    aws_wire,
+    gcp,
+    gcp_wire,
     local,
     local_docker,
     local_host,
     runpod,
+    tensordock,
     vastai,
 )
+from emulators import gcp as gcp_emulator
 from emulators import runpod as runpod_emulator
+from emulators import tensordock as tensordock_emulator
 from emulators import vastai as vastai_emulator
+from emulators.compute_instances import FIRST_ID
 from emulators.server import serving
 from emulators.vastai_market import FIRST_OFFER, HOSTS
 from emulators.world import Rental, World
+from fastapi import FastAPI
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support import aws_calls, moto_cloud
 from support.fake_clock import FakeClock
+from support.moto_cloud import MotoServer, MotoWorld
 
 OURS = "acme-llm"
 WORDS = st.from_regex(r"[a-z][a-z0-9]{0,7}(-[a-z0-9]{1,4}){0,3}", fullmatch=True)
@@ -110,7 +122,11 @@ def copy_of(template: Rental, world: World) -> Rental:
     """Another one of it, in the provider's books."""
     number = next(world.numbers)
     wire = copy.deepcopy(template.wire)
-    identity = f"pod{number:011x}" if isinstance(wire["id"], str) else vastai_emulator.FIRST_INSTANCE + number
+    identity: str | int = f"{template.id[:-11]}{number:011x}"
+    if template.provider == "gcp":
+        identity = str(FIRST_ID + number)
+    if isinstance(wire["id"], int):
+        identity = vastai_emulator.FIRST_INSTANCE + number
     rental = replace(template, id=str(identity), wire=wire | {"id": identity})
     world.rent(rental)
     return rental
@@ -162,7 +178,96 @@ class Vastai:
         self.world.rentals.clear()
 
 
-@pytest.fixture(scope="module", params=["local", "runpod", "vastai"])
+class Tensordock:
+    def __init__(self, world: World, url: str) -> None:
+        self.world = world
+        self.provider: Provider = tensordock.make({"api_key": "any", "api_url": url + tensordock_emulator.URL_PATH})
+        (self.offer, *_more) = self.provider.offers({"gpu": "A40", "gpu_count": 1, "disk_gib": 100})
+        self.rent(LONGEST)
+        self.template = world.alive()[-1]
+
+    def rent(self, marker: Marker) -> None:
+        self.provider.create(Request(marker, self.offer, disk_gib=100, ssh_public_key="ssh-ed25519 AAAA"))
+
+    def put(self, text: str) -> None:
+        copy_of(self.template, self.world).wire["name"] = text
+
+    def stored(self) -> list[str]:
+        return [one.wire["name"] for one in self.world.alive()]
+
+    def clear(self) -> None:
+        self.world.rentals.clear()
+
+
+class Gcp:
+    zones = ("us-central1-b", "us-central1-c", "us-east4-a")
+
+    def __init__(self, world: World, url: str) -> None:
+        self.world = world
+        settings = {"project": gcp_emulator.PROJECT, "api_url": url + gcp_emulator.URL_PATH}
+        self.provider: Provider = gcp.make(settings)
+        self.offers = itertools.cycle(self.provider.offers({"instance_type": "e2-standard-2"}))
+        self.rent(Marker("a" * 24, "b" * 16, "zzzzzz"))
+        self.template = world.alive()[-1]
+
+    def rent(self, marker: Marker) -> None:
+        """At a moment when its end is near enough for Google; where its zone has the name, in another one."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_clock, "now", lambda: marker.expiry_epoch_hours * 3600.0 - 100 * 86400)
+            for offer in self.offers:
+                try:
+                    self.provider.create(Request(marker, offer))
+                except _provider.NameTaken:
+                    continue
+                return
+
+    def put(self, text: str) -> None:
+        copied = copy_of(self.template, self.world)
+        copied.wire.update(name=f"other-{copied.id}", labels={gcp_wire.MARKER_LABEL: text})
+
+    def stored(self) -> list[str]:
+        return [one.wire["labels"][gcp_wire.MARKER_LABEL] for one in self.world.alive()]
+
+    def clear(self) -> None:
+        self.world.rentals.clear()
+
+
+class Aws:
+    """EC2, by moto; without a chain of nonces, in which all controllers take the same."""
+
+    def __init__(self, world: MotoWorld, url: str) -> None:
+        self.world = world
+        self.backend = world.backend(moto_cloud.REGION)
+        groups = [next(iter(next(iter(self.backend.groups.values()))))]
+        here = {"api_url": url, "regions": [moto_cloud.REGION], "security_group_ids": groups}
+        self.provider: Provider = aws.make(here)
+
+    def rent(self, marker: Marker) -> None:
+        offer = Offer("aws", "us-east-1/g6.xlarge", gpu="L4", gpu_count=1)
+        self.provider.create(Request(marker, offer, ssh_public_key=aws_calls.KEY))
+
+    def put(self, text: str) -> None:
+        # What no answer in XML can hold, EC2 does not take either.
+        plain = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+        tags = {"instance": {aws_wire.MARKER_TAG: plain}}
+        self.backend.run_instances("ami-785db401", 1, None, [], tags=tags, is_instance_type_default=True)
+
+    def stored(self) -> list[str]:
+        return [one.owner for one in self.world.alive()]
+
+    def clear(self) -> None:
+        moto_cloud.forget()
+
+
+REMOTE: dict[str, tuple[Callable[[World], FastAPI], Callable[[World, str], Account]]] = {
+    "runpod": (runpod_emulator.make, Runpod),
+    "vastai": (vastai_emulator.make, Vastai),
+    "tensordock": (tensordock_emulator.make, Tensordock),
+    "gcp": (gcp_emulator.make, Gcp),
+}
+
+
+@pytest.fixture(scope="module", params=["local", "aws", *REMOTE])
 def account(request: pytest.FixtureRequest) -> Iterator[Account]:
     with pytest.MonkeyPatch.context() as patch:
         FakeClock().install(patch)  # Vast.ai wants seconds between two calls
@@ -170,10 +275,21 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
         if request.param == "local":
             yield Local()
             return
-        world = World(request.param)
-        app = (runpod_emulator if request.param == "runpod" else vastai_emulator).make(world)
-        with serving(app, world) as url:
-            yield Runpod(world, url) if request.param == "runpod" else Vastai(world, url)
+        if request.param == "aws":
+            patch.setattr(aws, "_NONCES", 0)
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                patch.setenv(name, "any")
+            server = MotoServer(MotoWorld("aws"))
+            server.start()
+            yield Aws(MotoWorld("aws"), server.url)
+            server.stop()
+            return
+        patch.setenv("GCP_ACCESS_TOKEN", "any")
+        # At Google an order is done only later.
+        world = World(request.param, scale=20_000 if request.param == "gcp" else 1)
+        make_app, account = REMOTE[request.param]
+        with serving(make_app(world), world) as url:
+            yield account(world, url)
 
 
 FEW = 25 * int(os.environ.get("TEST_SCALE", "1"))

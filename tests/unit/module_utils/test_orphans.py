@@ -248,7 +248,7 @@ def test_without_providers_those_of_the_files_are_asked(
     more.write_text(more.read_text() + "provider_settings: {vastai: {}}\n")
     _orphans.run_orphan({**params, "providers": [], "fleet_files": [*params["fleet_files"], str(more)]}, True)
     assert asked == ["local", "vastai"]
-    with pytest.raises(ValueError, match="No provider is named"):
+    with pytest.raises(ValueError, match="No provider that rents is named"):
         _orphans.run_orphan({**params, "providers": [], "fleet_files": [fleet_file(more)]}, True)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,23 @@ def test_the_inventory_has_what_is_remembered_and_asks_nobody() -> None:
     _pins.judge(Logging(""), RENTAL, SEEN)
     assert host()["fleet_tls_fingerprint"] == SEEN
     assert host()["fleet_wanted_instance"] == {**settings, "runtime": "container"}
+
+
+def test_a_large_inventory_reads_the_journal_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each host: a journal is as long as its deployment is old."""
+    reads: list[str] = []
+    read = _journal.read
+
+    def counted(deployment_id: str) -> list[dict[str, object]]:
+        reads.append(deployment_id)
+        return read(deployment_id)
+
+    monkeypatch.setattr(_journal, "read", counted)
+    names = [f"vllm-{number}" for number in range(5)]
+    rentals = tuple(replace(RENTAL, id=name, marker=Marker("acme-llm", name, "abc123")) for name in names)
+    settings = tuple({"name": name, "providers": ["vastai"], "runtime": "container"} for name in names)
+    _journal.record("tls_fingerprint", rentals[2], fingerprint=SEEN)
+    fleet = Fleet("/x/fleet.yml", "acme-llm", settings, ("vastai",))
+    hosts = _inventory.build(fleet, [Listing("vastai", rentals)], "/x").hosts
+    assert [host.variables["fleet_tls_fingerprint"] for host in hosts] == [None, None, SEEN, None, None]
+    assert reads == ["acme-llm"]

@@ -77,6 +77,34 @@ def test_drift_is_listed_and_replaced_only_when_told(now: dict[str, Any], wanted
     assert make_plan(instance(**now), Wish("acme-llm", "vllm-1", state="absent", **wish)).actions == (Action.DELETE,)
 
 
+@pytest.mark.parametrize("on_drift", ["fail", "replace"])
+def test_what_differs_is_stopped_as_told_and_not_replaced(on_drift: str) -> None:
+    """It would go on costing, or another one would run in its place."""
+    wish = Wish("acme-llm", "vllm-1", state="stopped", image="a:2", args=("--seed", "1"), on_drift=on_drift)
+    lives = instance(image="a:1", started_with="v1.end", marker=replace(MARKER, expiry_epoch_hours=1))
+    plan = make_plan(lives, wish)
+    assert (plan.actions, plan.differences) == ((Action.STOP,), ())
+    assert make_plan(replace(lives, status=Status.STOPPED), wish).actions == ()
+    extended = make_plan(lives, replace(wish, extend_to_epoch_hours=500_008))
+    assert extended.actions == (Action.RENEW, Action.STOP)
+
+
+@pytest.mark.parametrize("region", ["is", "IS", "Is"])
+def test_a_region_is_the_same_in_small_and_in_capital_letters(region: str) -> None:
+    assert not make_plan(instance(region="IS"), Wish("acme-llm", "vllm-1", regions=("NO", region))).differences
+
+
+def test_what_differs_gets_its_time_and_nothing_else() -> None:
+    lives = instance(image="a:1", marker=replace(MARKER, expiry_epoch_hours=1), status=Status.STOPPED)
+    wish = Wish("acme-llm", "vllm-1", image="a:2", extend_to_epoch_hours=500_008)
+    plan = make_plan(lives, wish)
+    assert plan.actions == (Action.RENEW,)
+    assert [difference.field for difference in plan.differences] == ["image"]
+    changed = {key for key, value in plan.diff["before"].items() if plan.diff["after"][key] != value}
+    assert changed == {"image", "expires_at"}
+    assert make_plan(lives, replace(wish, on_drift="replace")).actions == (Action.DELETE, Action.CREATE)
+
+
 def test_what_was_not_said_and_what_is_not_known_is_no_drift() -> None:
     rich = instance(gpu="L4", gpu_count=1, image="a:1", instance_type="small", region="us")
     assert not make_plan(rich, Wish("acme-llm", "vllm-1", providers=("local",))).differences

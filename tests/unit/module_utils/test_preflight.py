@@ -19,6 +19,8 @@ GOOD: dict[str, Any] = {"name": "vllm-1", "providers": ["local"]}
 CONTAINER: dict[str, Any] = {"providers": ["runpod"], "runtime": "container", "max_lifetime": "8h"}
 HTTP = [{"port": 8000, "protocol": "http"}]
 
+OWNED: dict[str, Any] = {"providers": ["ssh"], "address": "203.0.113.20"}
+
 BAD = [
     ({"name": "VLLM 1"}, "name", "'VLLM 1'.*lower-case"),
     ({"name": ""}, "name", "missing"),
@@ -62,6 +64,32 @@ BAD = [
     ({**CONTAINER, "ports": HTTP, "max_lifetime": None}, "max_lifetime", "'runpod' costs money"),
     ({**CONTAINER, "ports": HTTP, "interruptible": True}, "interruptible", "'runpod' rents no interruptible"),
     ({**CONTAINER, "providers": ["vastai"], "ports": HTTP}, "wait", "'vastai' ends no TLS.*tls_args"),
+    ({"address": "203.0.113.20"}, "address", r"a machine that you own; write 'providers: \[ssh\]'"),
+    ({"port": 2222}, "port", "leave port out"),
+    ({"user": "ubuntu"}, "user", "leave user out"),
+    ({"host_key": "ssh-ed25519 AAAA"}, "host_key", "leave host_key out"),
+    ({**OWNED, "providers": ["local", "ssh"]}, "providers", "stands beside others"),
+    ({"providers": ["ssh"]}, "address", "is missing"),
+    ({**OWNED, "address": "-oProxyCommand=id"}, "address", "'-oProxyCommand=id' is none"),
+    ({**OWNED, "address": "{{ x }}"}, "address", "without a port, a user or a template"),
+    ({**OWNED, "port": 65536}, "port", "from 1 to 65535"),
+    ({**OWNED, "user": "-l root"}, "user", "'-l root' is none"),
+    ({**OWNED, "host_key": "SHA256:abc"}, "host_key", "/etc/ssh/ssh_host_ed25519_key.pub"),
+    ({**OWNED, "price_per_hour_usd": -1}, "price_per_hour_usd", "from 0"),
+    ({**OWNED, "instance_type": "large"}, "instance_type", "no sizes"),
+    ({**OWNED, "image": "debian:13"}, "image", "nothing would boot"),
+    ({**OWNED, "disk_gib": 80}, "disk_gib", "as large as it is"),
+    ({**OWNED, "ssh_public_key": "ssh-ed25519 AAAA"}, "ssh_public_key", "puts no key"),
+    ({**OWNED, "max_price_per_hour_usd": 1}, "max_price_per_hour_usd", "price_per_hour_usd says"),
+    ({**OWNED, "max_lifetime": "8h"}, "max_lifetime", "nobody ends a machine that you own"),
+    ({**OWNED, "on_unready": "replace"}, "on_unready", "use 'keep'"),
+    ({**OWNED, "on_unready": "stop"}, "on_unready", "use 'keep'"),
+    ({**OWNED, "on_drift": "replace"}, "on_drift", "use 'fail'"),
+    ({**OWNED, "interruptible": True}, "interruptible", "'ssh' rents no interruptible"),
+    ({**OWNED, "regions": ["us"]}, "regions", "'ssh' has no regions"),
+    ({**OWNED, "ports": HTTP}, "ports", "'ssh' opens no ports"),
+    ({**OWNED, "runtime": "container", "wait": "running"}, "runtime", "'ssh' doesn't rent such"),
+    ({**OWNED, "gpu": "A41"}, "gpu", "A41"),
     ({"ssh_public_key": "hello"}, "ssh_public_key", "ssh-ed25519"),
     ({"ssh_private_key_file": "/nowhere/key"}, "ssh_private_key_file", "'/nowhere/key' does not exist.*ssh-keygen"),
 ]
@@ -83,6 +111,19 @@ def test_good_settings_pass_also_when_one_word_stands_for_a_list() -> None:
 def test_containers_that_can_be_asked_pass() -> None:
     assert not _preflight.check_instance({**GOOD, **CONTAINER, "ports": HTTP})
     assert not _preflight.check_instance({**GOOD, **CONTAINER, "wait": "running"})
+
+
+def test_a_machine_of_ones_own_may_be_described() -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvRmbDQ8kOfzXb6QYUyWpSXm8tUFr8sZ9uHhYvOYAbc"
+    assert not _preflight.check_instance({**GOOD, **OWNED})
+    described = {"port": 2222, "user": "ubuntu", "gpu": "A40", "gpu_count": 2, "wait": "gpu", "price_per_hour_usd": 0.4}
+    for more in ({}, {"host_key": key}, {"host_key": f"{key} root@gpu-1\n"}, {"max_lifetime": "unlimited"}):
+        assert not _preflight.check_instance({**GOOD, **OWNED, **described, **more})
+    stop = _preflight.check_state({**GOOD, **OWNED}, "stopped")
+    assert [str(one) for one in stop] == [
+        "state 'stopped': provider 'ssh' can't stop a machine that you own; do that yourself."
+    ]
+    assert not _preflight.check_state({**GOOD, **OWNED}, "started")
 
 
 def test_what_is_computed_brings_its_port_and_its_tls() -> None:

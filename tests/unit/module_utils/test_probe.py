@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _probe
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint
+from support.free_port import free_port
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvRmbDQ8kOfzXb6QYUyWpSXm8tUFr8sZ9uHhYvOYAbc"
 LOOPBACK = (socket.AF_INET, ("127.0.0.1", 22))
@@ -97,9 +98,7 @@ def test_a_resolver_that_takes_its_time_can_not_hold_the_probe(monkeypatch: pyte
 
 
 def test_a_closed_port_is_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    assert _probe.probe_socket(Endpoint("127.0.0.1", port)).kind == "refused"
+    assert _probe.probe_socket(Endpoint("127.0.0.1", free_port())).kind == "refused"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +219,11 @@ def test_a_known_host_key_is_the_only_one_that_is_accepted(ssh: Path) -> None:
     assert f"KnownHostsCommand=/bin/echo %H {KEY}" in arguments
     assert not [word for word in arguments if "accept-new" in word]
     assert {"BatchMode=yes", "IdentitiesOnly=yes", "LogLevel=INFO"} <= set(arguments)
+
+
+def test_an_rsa_host_key_may_not_sign_with_sha1(ssh: Path) -> None:
+    assert login(f"ssh-rsa {KEY.split()[1]}") == _probe.Probe("ok")
+    assert "HostKeyAlgorithms=rsa-sha2-512,rsa-sha2-256" in (ssh / "arguments").read_text().splitlines()
 
 
 def test_an_unknown_host_key_is_learnt_at_the_first_login(ssh: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _files, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._accounts import Account
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import RateLimited
-from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import Interval, Limiter
+from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import Interval, Limiter, Quota
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer
 from support.fake_clock import FakeClock
 
@@ -168,3 +168,17 @@ def test_real_processes_share_it() -> None:
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
     after: dict[str, Any] = json.loads(state().read_text())
     assert after["next_turn"]["GET /list/"] - began >= 12 * 0.5
+
+
+def test_a_quota_is_shared_by_all_processes_and_kinds_of_calls(clock: FakeClock) -> None:
+    processes = [Limiter(ACCOUNT, quota=Quota(3, 2.0)) for _process in range(2)]
+    for number in range(5):
+        processes[number % 2].wait("GET" if number else "POST", f"/{number}")
+    assert waited(clock) == [2.0, 2.0]
+    clock.sleep(4)
+    waited(clock)
+    for _number in range(3):
+        processes[1].wait("GET", "/5")
+    assert waited(clock) == [2.0]
+    Limiter(Account("vastai", "https://x", "another-key"), quota=Quota(3, 2.0)).wait("GET", "/1")
+    assert waited(clock) == []

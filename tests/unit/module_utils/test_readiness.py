@@ -169,6 +169,48 @@ def test_a_machine_that_goes_while_it_is_tried_ends_the_wait(waiting: Waiting) -
     assert 100 <= report.seconds <= 135
 
 
+def test_a_rental_that_ran_and_then_stopped_ends_the_wait(waiting: Waiting) -> None:
+    waiting.kind = lambda seconds: "refused"
+
+    def stopped_after_100_seconds() -> None:
+        if waiting.clock.now() - waiting.began > 100:
+            waiting.provider.cloud.instances[READY.id] = replace(READY, status=Status.STOPPED, detail="EXITED")
+
+    waiting.clock.on_sleep = stopped_after_100_seconds
+    report = waiting.wait(7200)[1]
+    assert (report.ready, report.last_class) == (False, "exited")
+    assert "it ran, and now the provider says: stopped EXITED" in report.last_message
+    assert 160 <= report.seconds <= 200
+
+
+def test_one_stop_that_is_over_soon_ends_nothing(waiting: Waiting) -> None:
+    """Its provider starts again what has ended."""
+
+    def stopped_for_half_a_minute() -> None:
+        stopped = 40 < waiting.clock.now() - waiting.began < 80
+        waiting.provider.cloud.instances[READY.id] = replace(READY, status=Status.STOPPED) if stopped else READY
+
+    waiting.clock.on_sleep = stopped_for_half_a_minute
+    waiting.kind = lambda seconds: "refused" if seconds < 200 else "ok"
+    assert waiting.wait(600)[1].ready
+
+
+@pytest.mark.parametrize(("runs_for_seconds", "given_up"), [(70, True), (100_000, False)])
+def test_what_ends_again_and_again_is_not_waited_for(waiting: Waiting, runs_for_seconds: float, given_up: bool) -> None:
+    waiting.kind = lambda seconds: "refused"
+
+    def started_again_and_again() -> None:
+        uptime = (waiting.clock.now() - waiting.began) % runs_for_seconds
+        waiting.provider.cloud.instances[READY.id] = replace(READY, uptime_seconds=uptime)
+
+    waiting.clock.on_sleep = started_again_and_again
+    report = waiting.wait(7200)[1]
+    assert (report.last_class == "exited") is given_up
+    if given_up:
+        assert "has ended 3 times or more" in report.last_message
+        assert report.seconds < 400
+
+
 def test_a_provider_that_can_not_be_asked_for_a_moment_ends_nothing(waiting: Waiting) -> None:
     waiting.provider.refuse["get"] = ProviderUnavailable("down", provider="fake")
     waiting.kind = lambda seconds: "refused" if seconds < 45 else "ok"

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _rent
+from ansible_collections.gpuops.fleet.plugins.module_utils import _journal, _marker, _rent
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Offer, Request, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
+    Capability,
+    EngineError,
     NoCapacity,
     OfferGone,
     ProviderError,
@@ -151,6 +153,26 @@ def test_two_controllers_whose_looks_are_interleaved_end_with_one_rental(clock: 
     assert len(cloud.alive()) == 1
 
 
+def test_two_claims_that_have_the_same_nonce_by_chance_end_with_one_rental(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few nonces, where they say when they were made. Who was first looks before the other one does."""
+    monkeypatch.setattr(_marker, "dated_nonce", lambda: "abc123")
+    cloud = FakeCloud()
+    first, second = FakeProvider(cloud), FakeProvider(cloud)
+    made: list[Instance] = []
+
+    def interleave(call: str, when: str) -> None:
+        if (call, when) == ("create", "before"):
+            made.append(first.create(Request(Marker("acme-llm", "vllm-1", "abc123"), Offer("fake", "offer-1"))))
+        elif (call, when) == ("create", "after"):
+            claims = _rent.Claims({"abc123": Offer("fake", "offer-1")})
+            claims.tell(made)
+            made.append(_rent._confirm({"fake": first}, WISH, made[0], claims))
+
+    second.at_boundary = interleave
+    result = run(second)
+    assert [one.id for one in cloud.alive()] == [result["instance"]["id"]] == [made[1].id]
+
+
 def test_an_ambiguous_create_that_took_effect_is_found_not_repeated() -> None:
     cloud = FakeCloud()
     provider = FakeProvider(cloud)
@@ -163,6 +185,8 @@ def test_an_ambiguous_create_that_took_effect_is_found_not_repeated() -> None:
     result = run(provider)
     assert [one.id for one in cloud.alive()] == [result["instance"]["id"]]
     assert cloud.calls.count("create") == 1
+    told = [line["id"] for line in _journal.read("acme-llm") if line["event"] == "created"]
+    assert told == [result["instance"]["id"]], "what it will have cost is in no journal"
 
 
 def test_an_ambiguous_create_without_effect_is_looked_for_twice_then_repeated(clock: FakeClock) -> None:
@@ -178,6 +202,138 @@ def test_an_ambiguous_create_without_effect_is_looked_for_twice_then_repeated(cl
     run(provider)
     assert len(cloud.alive()) == 1
     assert sum(clock.slept) >= 20  # the looks before the second create, and those that confirm it
+
+
+def test_what_was_rented_is_told_when_another_provider_can_not_be_asked_any_more() -> None:
+    cloud = FakeCloud()
+    down, good = FakeProvider(cloud, name="vastai"), FakeProvider(cloud, name="runpod")
+    down.refuse["offers"] = ProviderUnavailable("Vast.ai can't be asked.", provider="vastai")
+    providers, wish = {"vastai": down, "runpod": good}, replace(WISH, providers=("vastai", "runpod"))
+
+    def then_it_is_down(call: str, when: str) -> None:
+        if (call, when) == ("create", "after"):
+            down.refuse["list"] = down.refuse["offers"]
+
+    good.at_boundary = then_it_is_down
+    lives = (
+        "Instance 'vllm-1' lives at runpod (runpod-1, see https://console.runpod.io/pods) and goes on costing "
+        "1 USD per hour. Vast.ai can't be asked."
+    )
+    for actions in (["create"], []):  # and so says the next run, which can't know whether there is an older one
+        with pytest.raises(ProviderUnavailable) as failure:
+            Run(providers, wish).result()
+        down.refuse["list"] = ProviderUnavailable("Vast.ai can't be asked.", provider="vastai")
+        assert failure.value.message == lives
+        result = failure.value.result
+        assert (result["changed"], result["actions"]) == (bool(actions), actions)
+        assert result["instance"]["id"] == "runpod-1"
+    assert [one.id for one in cloud.alive()] == ["runpod-1"]
+
+
+def test_a_younger_rental_that_can_not_be_given_back_is_told() -> None:
+    cloud = FakeCloud()
+    first, second = FakeProvider(cloud), FakeProvider(cloud)
+    second.refuse["delete"] = ProviderUnavailable("It is still there.", provider="fake")
+
+    def interleave(call: str, when: str) -> None:
+        if (call, when) == ("create", "before") and not cloud.alive():
+            run(first)
+
+    second.at_boundary = interleave
+    with pytest.raises(ProviderUnavailable, match=r"lives at fake \(fake-2\) and goes on costing") as failure:
+        run(second)
+    assert failure.value.result["actions"] == ["create"]
+    assert failure.value.result["instance"]["id"] == "fake-2"
+
+
+def test_what_was_rented_without_an_answer_or_a_look_is_ours_at_the_next_provider_too(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    first, second = FakeProvider(cloud, name="first"), FakeProvider(cloud, name="second", prices=(5.0,))
+
+    def lose_everything(call: str, when: str) -> None:
+        if (call, when) == ("create", "after"):
+            first.refuse["list"] = ProviderUnavailable("first is down.", provider="first")
+            raise Ambiguous("no answer.", provider="first")
+
+    def it_comes_back(call: str, when: str) -> None:
+        if (call, when) == ("create", "before"):
+            first.refuse.clear()
+            clock.time += 5
+
+    first.at_boundary, second.at_boundary = lose_everything, it_comes_back
+    result = Run({"first": first, "second": second}, replace(WISH, providers=("first", "second"))).result()
+    assert [one.id for one in cloud.alive()] == [result["instance"]["id"]] == ["first-1"]
+    told = [(line["event"], line["id"]) for line in _journal.read("acme-llm") if "id" in line]
+    assert told == [("created", "second-2"), ("created", "first-1"), ("surplus_deleted", "second-2")]
+
+
+def test_that_something_may_have_been_rented_is_not_lost_with_the_answer() -> None:
+    provider = FakeProvider(FakeCloud())
+
+    def lose_everything(call: str, when: str) -> None:
+        if (call, when) == ("create", "after"):
+            provider.refuse["list"] = ProviderUnavailable("It is down.", provider="fake")
+            raise Ambiguous("No answer came.", provider="fake")
+
+    provider.at_boundary = lose_everything
+    said = "fake may have rented 'vllm-1': No answer came. Nobody could look: It is down."
+    with pytest.raises(ProviderUnavailable, match=said):
+        run(provider)
+
+
+def test_that_something_may_have_been_rented_is_told_with_what_lives_elsewhere(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    first, second = FakeProvider(cloud, name="first"), FakeProvider(cloud, name="second", prices=(5.0,))
+
+    def lose_everything(call: str, when: str) -> None:
+        if (call, when) == ("create", "after"):
+            first.refuse["list"] = ProviderUnavailable("first is down.", provider="first")
+            raise Ambiguous("no answer.", provider="first")
+
+    first.at_boundary = lose_everything
+    with pytest.raises(ProviderUnavailable, match=r"first may have rented 'vllm-1': no answer\.") as caught:
+        Run({"first": first, "second": second}, replace(WISH, providers=("first", "second"))).result()
+    assert "lives at second (second-2" in str(caught.value)
+
+
+def test_where_one_can_not_be_ended_the_others_are_and_it_is_told_what_it_costs(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    first, second = FakeProvider(cloud, name="first"), FakeProvider(cloud, name="second", prices=(5.0,))
+    for provider in (first, second):
+        Run({provider.name: provider}, replace(WISH, providers=(provider.name,))).result()
+        clock.time += 5
+    first.refuse["delete"] = ProviderUnavailable("first can't be asked.", provider="first")
+    wish = replace(WISH, providers=("first", "second"), state="absent")
+    with pytest.raises(ProviderUnavailable, match=r"lives at first \(first-1.* first can't be asked") as caught:
+        Run({"first": first, "second": second}, wish).result()
+    assert [one.id for one in cloud.alive()] == ["first-1"]
+    assert caught.value.result["instance"]["id"] == "first-1"
+
+
+@pytest.mark.parametrize(
+    ("dates", "status", "seconds", "rented"), [(False, None, 60, 1), (False, 500, 60, 2), (True, None, 60, 2)]
+)
+def test_what_comes_late_is_waited_for_where_nobody_says_when_it_was_rented(
+    dates: bool, status: int | None, seconds: float, rented: int, clock: FakeClock
+) -> None:
+    """Its nonce makes it the older one, so what was rented instead would be ended while it is in use."""
+    cloud = FakeCloud()
+    provider = FakeProvider(cloud)
+    provider.capabilities |= {Capability.DATES} if dates else set()
+    late: list[Instance] = []
+
+    def take_long(call: str, when: str) -> None:
+        if (call, when) == ("create", "after") and not late:
+            late.append(cloud.instances.popitem()[1])
+            raise Ambiguous("no answer", provider="fake", status=status)
+
+    def show() -> None:
+        if late and clock.now() - (late[0].created_at or 0) >= seconds:
+            cloud.instances[late[0].id] = late[0]
+
+    provider.at_boundary, clock.on_sleep = take_long, show
+    run(provider)
+    assert cloud.calls.count("create") == rented
 
 
 def two_rentals(clock: FakeClock) -> FakeCloud:
@@ -200,7 +356,24 @@ def test_surplus_is_reported_until_it_is_old_enough_then_deleted(clock: FakeCloc
     result = run(FakeProvider(cloud))
     assert result["actions"] == ["delete_surplus"]
     assert cloud.calls.count("list") == looks + 2
+    (warning,) = result["warnings"]
+    assert "the younger rental (fake fake-99) was ended" in warning
+    assert "fake fake-1 is older and stays" in warning
     assert [one.id for one in cloud.alive()] == ["fake-1"]
+
+
+def test_nothing_is_replaced_while_another_of_its_name_lives(clock: FakeClock) -> None:
+    """That one would be the oldest then, and would count, whatever it is like."""
+    cloud = two_rentals(clock)
+    cloud.instances |= {one.id: replace(one, image="a:1") for one in cloud.alive()}
+    wish = replace(WISH, image="a:2", on_drift="replace")
+    with pytest.raises(EngineError, match="exists and differs") as caught:
+        run(FakeProvider(cloud), wish)
+    assert "gpuops.fleet.sweep" in caught.value.fix
+    assert not cloud.deleted
+    del cloud.instances["fake-99"]
+    assert run(FakeProvider(cloud), wish)["actions"] == ["delete", "create"]
+    assert [one.image for one in cloud.alive()] != ["a:1"]
 
 
 def test_absent_deletes_the_surplus_too(clock: FakeClock) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _marker, _readiness
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Marker,
@@ -402,6 +402,28 @@ def test_an_endpoint_that_never_answers_is_kept_and_told(url: str, world: World)
     assert len(world.alive()) == 1
 
 
+@pytest.mark.parametrize("how", ["stopped", "started again and again"])
+def test_a_pod_whose_program_ends_while_it_is_probed_is_not_waited_for(
+    url: str, world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = _readiness.probe_endpoint
+
+    def ends_after_the_first_probe(*arguments: Any) -> Any:
+        (pod,) = world.alive()
+        if how == "stopped" and pod.status == "RUNNING":
+            runpod.make({"api_key": "any", "api_url": url}).stop(pod.id)
+        return probe(*arguments)
+
+    monkeypatch.setattr(_readiness, "probe_endpoint", ends_after_the_first_probe)
+    if how != "stopped":  # every 12 s of a controller whose time passes 18 times slower than the world's
+        world.faults = [Fault(trouble="exits", seconds=12.0 * 18)]
+    with pytest.raises(EngineError, match=r"exited \(1 times\).*It is kept") as caught:
+        rented(url, wait="endpoint", wait_timeout_seconds=7200, ports=((8000, "http"),))
+    assert caught.value.result["readiness"]["seconds"] < 1000
+    assert caught.value.result["readiness"]["last_class"] == "exited"
+    assert len(world.alive()) == 1
+
+
 def test_the_cheapest_is_rented_once_and_ended_with_proof(url: str, world: World) -> None:
     first = rented(url)
     assert first["actions"] == ["create"]
@@ -416,6 +438,14 @@ def test_too_dear_is_refused_before_anything_is_created(url: str, world: World) 
     with pytest.raises(Exception, match="3 refused for their price"):
         rented(url, max_price_per_hour_usd=1.0)
     assert [call for call in world.calls if call["method"] == "POST"] == []
+
+
+def test_a_pod_that_costs_more_than_its_offer_said_is_kept_and_told(url: str, world: World) -> None:
+    world.faults = [Fault(trouble="dearer")]
+    with pytest.raises(EngineError, match=r"price_per_hour_usd is 2\.38, wanted 'at most 1\.5'"):
+        rented(url, max_price_per_hour_usd=1.5)
+    assert [one.price_per_hour_usd for one in world.alive()] == [2.38]
+    assert rented(url, state="stopped", max_price_per_hour_usd=1.5)["actions"] == ["stop"]
 
 
 @pytest.mark.parametrize("drop", ["before", "after"])

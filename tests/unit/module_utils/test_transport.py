@@ -22,6 +22,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import retry_after_seconds
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 from support.fake_clock import FakeClock
+from support.free_port import free_port
 
 Script = list[tuple[int, Any, dict[str, str]]]
 HANG_UP = 0  # a status that stands for a connection that is closed without an answer
@@ -124,10 +125,7 @@ def test_an_order_is_repeated_when_it_was_not_taken(server: Server, transport: T
 
 
 def test_an_order_that_nobody_received_is_no_mystery(clock: FakeClock) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    lonely = Transport("runpod", f"http://127.0.0.1:{port}", {}, refuse)
+    lonely = Transport("runpod", f"http://127.0.0.1:{free_port()}", {}, refuse)
     with pytest.raises(ProviderUnavailable, match="refused"):
         lonely.call("POST", "/pods", body={})
 

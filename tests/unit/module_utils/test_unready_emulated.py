@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _readiness, _ways
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _journal, _readiness, _ways
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Endpoint, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, ProviderError
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai
 from emulators import vastai as emulator
 from emulators.server import serving
-from emulators.world import World
+from emulators.vastai_market import FIRST_OFFER
+from emulators.world import Fault, World
 
 FASTER = 2000.0
 WISH = Wish(
@@ -85,7 +87,7 @@ def creates(world: World) -> list[str]:
 def test_it_is_kept_by_default_and_running_again_goes_on_waiting(
     provider: vastai.VastaiProvider, world: World, answers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emulator, "LOADING_SECONDS", 900.0)
+    monkeypatch.setattr(emulator, "LOADING_SECONDS", 2000.0)  # well above, also on a slow machine
     error = fail(provider)
     (rental,) = world.alive()
     assert rental.status == "running"
@@ -131,6 +133,77 @@ def test_a_bad_machine_is_replaced_by_another_although_its_offer_is_back(
     assert evidence["ended"] == "destroyed"
     assert evidence["cost_usd"] == pytest.approx(bad.billed_usd, rel=0.5)
     assert evidence["given_up_at"] > evidence["rented_at"]
+
+
+def test_what_ends_again_and_again_is_given_up(
+    provider: vastai.VastaiProvider, world: World, answers: dict[str, str]
+) -> None:
+    """Its machine starts the container anew each time, and the rental says that it runs, and costs."""
+    world.faults = [Fault(trouble="exits", seconds=100)]
+    readiness = fail(provider, wait_timeout_seconds=20_000).result["readiness"]
+    assert readiness["last_class"] == "exited"
+    assert readiness["seconds"] < 10_000
+    assert len(world.alive()) == 1, "it is kept"
+
+
+def test_what_runs_on_is_waited_for_to_the_end(
+    provider: vastai.VastaiProvider, world: World, answers: dict[str, str]
+) -> None:
+    assert fail(provider, wait_timeout_seconds=1000).result["readiness"]["last_class"] in ("refused", "closed")
+
+
+# Dearer than its offer said --------------------------------------------------------------------------------------
+
+
+def test_what_turns_out_too_dear_is_kept_and_told_in_each_run(provider: vastai.VastaiProvider, world: World) -> None:
+    world.faults = [Fault(trouble="dearer")]
+    for _run in range(2):
+        with pytest.raises(EngineError, match=r"price_per_hour_usd is 2\.4\d+, wanted 'at most 1\.6'") as caught:
+            run(provider, wait="none", max_price_per_hour_usd=1.6)
+        assert (caught.value.code, len(world.alive())) == ("drift", 1)
+        assert [one["field"] for one in caught.value.result["differences"]] == ["price_per_hour_usd"]
+        assert "goes on costing" in f"{caught.value.message} {caught.value.fix}"
+    assert len(creates(world)) == 1
+    # It must not be in the way of what saves money.
+    assert run(provider, state="stopped", max_price_per_hour_usd=1.6)["actions"] == ["stop"]
+    with pytest.raises(EngineError, match=r"at most 1\.6"):
+        run(provider, state="started", wait="none", max_price_per_hour_usd=1.6)
+    assert [one.wire["_intended"] for one in world.alive()] == ["stopped"], "refused, but started"
+    assert run(provider, wait="none", state="present", max_price_per_hour_usd=1.6)["changed"] is False
+    assert run(provider, state="absent", max_price_per_hour_usd=1.6)["actions"] == ["delete"]
+
+
+def test_what_turns_out_too_dear_is_given_back_for_the_next_offer_when_that_was_asked_for(
+    provider: vastai.VastaiProvider, world: World
+) -> None:
+    world.faults = [Fault(trouble="dearer", of=str(FIRST_OFFER + int(FIRST_MACHINE)))]
+    result = run(provider, wait="none", max_price_per_hour_usd=1.6, on_drift="replace")
+    (kept,) = world.alive()
+    (evidence,) = result["failed_rentals"]
+    assert result["actions"] == ["create", "delete", "create"]
+    assert result["instance"]["id"] == kept.id != evidence["id"]
+    assert kept.wire["dph_total"] < 1.6 < evidence["price_per_hour_usd"]
+    assert (evidence["ended"], evidence["log_tail"]) == ("destroyed", [])
+    assert re.fullmatch(r"it costs 2\.4\d+ USD per hour; its offer said 1\.2\d+ USD", evidence["detail"])
+    assert [(line["id"], line["reason"]) for line in _journal.read("acme-llm") if line["event"] == "deleted"] == [
+        (evidence["id"], "too_dear")
+    ]
+
+
+def test_where_everything_is_too_dear_it_ends_soon_and_says_what_it_cost(
+    provider: vastai.VastaiProvider, world: World
+) -> None:
+    world.faults = [Fault(trouble="dearer")]
+    with pytest.raises(ProviderError, match="Rented in vain") as caught:
+        run(provider, wait="none", max_price_per_hour_usd=1.6, on_drift="replace")
+    assert len(caught.value.result["failed_rentals"]) == len(creates(world)) == 2  # there are two such machines
+    assert world.alive() == []
+
+
+def test_more_than_the_offer_said_is_a_warning_below_the_maximum(provider: vastai.VastaiProvider, world: World) -> None:
+    world.faults = [Fault(trouble="dearer")]
+    (warning,) = run(provider, wait="none", max_price_per_hour_usd=5.0)["warnings"]
+    assert re.search(r"it costs 2\.4\d+ USD per hour; its offer said 1\.2", warning)
 
 
 @pytest.mark.parametrize(("on_unready", "left"), [("stop", ["exited"]), ("destroy", [])])

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import FilterModule, vllm_rental
-from ansible_collections.gpuops.fleet.plugins.module_utils import _rent, _vllm
+from ansible_collections.gpuops.fleet.plugins.module_utils import _preflight, _rent, _vllm
 from ansible_collections.gpuops.fleet.plugins.module_utils._arguments import complete_instance, wish_from
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Provider
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import InvalidRequest, Provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod as real_runpod
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai as real_vastai
 from emulators import runpod, vastai
@@ -25,7 +26,7 @@ from emulators.world import World
 
 MODEL = "Qwen/Qwen3-0.6B"
 KEY, TOKEN = "planted-key-5d21-of-the-model", "planted-token"
-SETTINGS = {"model": MODEL, "gpu": True, "max_model_len": 8192, "extra_arguments": ["--seed", "1"]}
+SETTINGS: dict[str, Any] = {"model": MODEL, "gpu": True, "max_model_len": 8192, "extra_arguments": ["--seed", "1"]}
 ARGUMENTS = [
     *("vllm", "serve", MODEL, "--served-model-name", MODEL),
     *("--host", "0.0.0.0", "--port", "8000", "--max-model-len", "8192"),  # noqa: S104 - a container's own address
@@ -42,6 +43,11 @@ def computed(settings: dict[str, Any] | None = None, **more: Any) -> dict[str, A
     result = vllm_rental(settings or SETTINGS, **{"image": IMAGE, "api_key": KEY, **more})
     assert result["problem"] == ""
     return dict(result["request"])
+
+
+def options(**more: Any) -> dict[str, Any]:
+    """Those that a fleet file could have too."""
+    return {name: value for name, value in computed(**more).items() if name != "computed_from"}
 
 
 def test_it_is_the_command_line_of_the_role_and_one_packed_program() -> None:
@@ -116,12 +122,49 @@ def rent(providers: dict[str, tuple[World, Provider]], name: str, **more: Any) -
     """What the module would do with the computed request, without its waiting."""
     world, provider = providers[name]
     given = {"name": "vllm-1", "providers": [name], "runtime": "container", "gpu": "A100_80GB", "max_lifetime": "8h"}
-    complete, errors = complete_instance({**given, **computed(**more)})
+    complete, errors = complete_instance({**given, **options(**more)})
     assert not errors
     wish = wish_from({**complete, "deployment_id": "acme-llm", "state": "started"})
     query = {"gpu": "A100_80GB", "gpu_count": 1, "runtime": "container", "regions": [], "disk_gib": 50}
-    claim = _rent._claim({name: provider}, wish, provider.offers(query)[0])
-    return world, provider, claim.instance
+    claimed = _rent._claim({name: provider}, wish, provider.offers(query)[0], _rent.Claims())
+    return world, provider, claimed
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"memory_mib": 16384},
+        {"shared_memory_mib": 2048},
+        {"cpu_kv_cache_gib": 8},
+        {"gpu_memory_utilization": 0.8},
+        {"served_model_name": "m"},
+        {"model_revision": "v1"},
+        {"model_source": "generated"},
+        {"port": 9000},
+        {"dtype": "half"},
+        {"quantization": "fp8"},
+        {"max_model_len": 4096},
+        {"max_num_seqs": 8},
+        {"enforce_eager": True},
+        {"shutdown_timeout_seconds": 5},
+        {"extra_arguments": ["--seed", "1"]},
+        {"extra_environment": {"A": "1"}},
+    ],
+)
+def test_another_rental_is_wanted_where_its_start_is_another_one(said: dict[str, Any], gpu: bool) -> None:
+    plain = {"model": "Qwen/Qwen3-0.6B", "gpu": gpu}
+    first, second = computed(plain, image="own:1.0"), computed(plain | said, image="own:1.0")
+    start = ("entrypoint", "args", "tls_args", "public_env", "ports")
+    differs = [first[name] for name in start] != [second[name] for name in start]
+    assert (first["computed_from"] != second["computed_from"]) is differs
+
+
+def test_a_default_is_the_same_as_nothing_said() -> None:
+    plain = {"model": "Qwen/Qwen3-0.6B", "gpu": True}
+    said = {"served_model_name": "Qwen/Qwen3-0.6B", "port": "8000", "max_num_seqs": 0, "extra_arguments": []}
+    assert computed(plain | said)["computed_from"] == computed(plain)["computed_from"] == plain
 
 
 def test_runpod_gets_exactly_this_and_the_key_as_a_reference(worlds: dict[str, tuple[World, Provider]]) -> None:
@@ -174,9 +217,28 @@ def test_what_others_still_need_is_not_removed(worlds: dict[str, tuple[World, Pr
     assert not provider.clean_up("acme-llm")
 
 
-def test_more_than_vastai_takes_is_refused_before_any_call(worlds: dict[str, tuple[World, Provider]]) -> None:
-    world, _provider = worlds["vastai"]
-    long = {**SETTINGS, "extra_arguments": ["--x", "y" * 2000]}
-    with pytest.raises(Exception, match="more than 4096 characters together"):
-        rent(worlds, "vastai", settings=long)
+def test_more_than_vastai_takes_is_refused_offline_with_the_number_of_characters() -> None:
+    """What is computed too: plan and check mode make the same check."""
+    given = {"name": "vllm-1", "providers": ["vastai"], "runtime": "container", "gpu": "L4", "max_lifetime": "8h"}
+    wanted = {**given, "roles": ["vllm"]}
+    assert not _preflight.check_instance({**wanted, **options()})
+    request = options(settings={**SETTINGS, "extra_arguments": ["--x", "y" * 2000]})
+    length = len(json.dumps([*request["entrypoint"], *request["args"], *request["tls_args"]]))
+    (problem,) = _preflight.check_instance({**wanted, **request})
+    assert problem.field == "args"
+    words = f"have {length} characters together, {length - 4096} more than the 4096 that provider 'vastai' takes"
+    assert words in problem.message
+    assert "vllm_extra_arguments" in problem.message
+    assert not _preflight.check_instance({**wanted, **request, "providers": ["runpod"]}), "the others take it"
+
+
+def test_the_longest_start_is_what_the_emulated_vastai_takes_too(worlds: dict[str, tuple[World, Provider]]) -> None:
+    world = worlds["vastai"][0]
+    request = computed()
+    used = len(json.dumps([*request["entrypoint"], *request["args"], *request["tls_args"]]))
+    assert used < 4096 - 300, "and there is room for arguments of a user's own"
+    with pytest.raises(InvalidRequest, match="more than 4096 characters together"):
+        rent(worlds, "vastai", settings={**SETTINGS, "extra_arguments": ["y" * 4096]})
     assert not world.rentals
+    long = {**SETTINGS, "extra_arguments": [*SETTINGS["extra_arguments"], "y" * (4096 - used - 8)]}
+    assert rent(worlds, "vastai", settings=long)[2].id in world.rentals

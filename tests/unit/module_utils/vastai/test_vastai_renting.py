@@ -101,7 +101,7 @@ def test_a_container_runs_the_image_as_it_is(provider: vastai.VastaiProvider, wo
         "HF_HOME": "/data",
         "-p 8000:8000": "1",
         "GPUFLEET_MARKER": _marker.encode(MARKER),
-        "GPUFLEET_PORTS": "8000/http",
+        "GPUFLEET_PORTS": "v1.8000:http.end",
     }
     (listed,) = provider.list()
     assert (listed.runtime, listed.ports) == (Runtime.CONTAINER, ((8000, "http"),))

@@ -83,6 +83,21 @@ def test_where_ssh_answers(row: dict[str, Any], endpoints: tuple[Endpoint, ...])
 
 
 @pytest.mark.parametrize(
+    ("row", "outbid"),
+    [
+        ({"is_bid": True, "intended_status": "stopped", "cur_state": "stopped", "next_state": "stopped"}, None),
+        ({"is_bid": False, "intended_status": "stopped", "cur_state": "stopped", "next_state": "stopped"}, False),
+        ({"is_bid": True, "intended_status": "running", "cur_state": "stopped"}, False),
+        ({"is_bid": True}, False),
+    ],
+)
+def test_who_is_outbid_looks_like_who_was_stopped(row: dict[str, Any], outbid: bool | None) -> None:
+    found = vastai_wire.instance_from(ROW | row)
+    assert found is not None
+    assert found.outbid is outbid
+
+
+@pytest.mark.parametrize(
     ("row", "price"),
     [
         ({"dph_total": 1.5, "instance": {"totalHour": 0.1}}, 1.5),
