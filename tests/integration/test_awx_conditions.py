@@ -12,18 +12,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from emulators import runpod, vastai
+from emulators.machines import NoMachines
 from emulators.server import serving
-from emulators.world import World
+from emulators.world import Rental, World
+from support.served_rental import ProcessMachines
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = {"RUNPOD_API_KEY": "planted-runpod-key-71c2", "VAST_API_KEY": "planted-vastai-key-08ff"}
-PLAYBOOKS = ("plan", "provision", "status", "destroy")
+KEYS = {
+    "RUNPOD_API_KEY": "planted-runpod-key-71c2",
+    "VAST_API_KEY": "planted-vastai-key-08ff",
+    "VLLM_API_KEY": "planted-model-key-77ab",
+}
 FLEET = """\
 plugin: gpuops.fleet.fleet
 deployment_id: it-awx
@@ -60,7 +67,7 @@ class Awx:
         """A new, empty place for one job, and all that it knows from outside."""
         place = self.folder / f"job-{len(self.jobs)}"
         self.jobs.append(place)
-        for name in ("home", "tmp", "env"):
+        for name in ("home", "tmp", "env", "inventory"):
             (place / name).mkdir(parents=True)
         (place / "project").symlink_to(self.project)
         known = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "ANSIBLE_NOCOLOR": "1"}
@@ -80,11 +87,17 @@ class Awx:
             assert key not in told
         return done.stdout
 
-    def play(self, name: str, **variables: str) -> str:
+    def play(self, name: str, inventory: Any = None, **variables: Any) -> str:
+        """A job; given what an inventory update found, with that alone: AWX writes it as a program that prints it."""
         place, environment = self._place()
         (place / "env" / "extravars").write_text(json.dumps(variables))
+        hosts = self.project / "fleet.yml"
+        if inventory is not None:
+            hosts = place / "inventory" / "hosts"
+            hosts.write_text(f"#!/usr/bin/env python3\nprint({json.dumps(inventory)!r})\n")
+            hosts.chmod(0o700)
         command = [sys.executable, "-m", "ansible_runner", "run", str(place), "-p", f"{name}.yml"]
-        return self._finish(place, [*command, "--inventory", str(self.project / "fleet.yml")], environment)
+        return self._finish(place, [*command, "--inventory", str(hosts)], environment)
 
     def inventory(self) -> Any:
         place, environment = self._place()
@@ -99,18 +112,13 @@ class Awx:
         return {name: [rental.owner.split("--")[2] for rental in world.alive()] for name, world in self.worlds.items()}
 
 
-@pytest.fixture(scope="module")
-def awx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awx]:
-    folder = tmp_path_factory.mktemp("awx")
-    project = folder / "project"
-    project.mkdir()
-    (project / "fleet.yml").write_text(FLEET)
-    for name in PLAYBOOKS:
-        (project / f"{name}.yml").write_text(f"---\n- import_playbook: gpuops.fleet.{name}\n")
-    for path in project.iterdir():
-        path.chmod(0o444)
-    project.chmod(0o555)
-    worlds = {"runpod": World("runpod", scale=600), "vastai": World("vastai", scale=600)}
+@contextmanager
+def serving_jobs(folder: Path, playbooks: tuple[str, ...], machines: NoMachines | None = None) -> Iterator[Awx]:
+    """Both providers, and a project with these playbooks; its fleet file is still to come."""
+    (folder / "project").mkdir()
+    for name in playbooks:
+        (folder / "project" / f"{name}.yml").write_text(f"---\n- import_playbook: gpuops.fleet.{name}\n")
+    worlds = {"runpod": World("runpod", scale=600, machines=machines), "vastai": World("vastai", scale=600)}
     with (
         serving(runpod.make(worlds["runpod"]), worlds["runpod"]) as runpod_url,
         serving(vastai.make(worlds["vastai"]), worlds["vastai"]) as vastai_url,
@@ -121,8 +129,26 @@ def awx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awx]:
             "VAST_URL": vastai_url + vastai.URL_PATH,
             "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
         }
-        yield Awx(folder, environment, worlds)
-    project.chmod(0o755)
+        try:
+            yield Awx(folder, environment, worlds)
+        finally:
+            for path in (folder / "project", folder / "project" / "group_vars"):
+                if path.exists():
+                    path.chmod(0o755)
+
+
+def close(project: Path) -> None:
+    """From now on it is only read."""
+    for path in [*project.rglob("*"), project]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+@pytest.fixture(scope="module")
+def awx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awx]:
+    with serving_jobs(tmp_path_factory.mktemp("awx"), ("plan", "provision", "status", "sweep", "destroy")) as made:
+        (made.project / "fleet.yml").write_text(FLEET)
+        close(made.project)
+        yield made
 
 
 def test_the_plan_needs_nothing_but_credentials(awx: Awx) -> None:
@@ -152,9 +178,63 @@ def test_the_status_says_who_runs(awx: Awx) -> None:
     assert "web-1" in shown
 
 
+def test_a_schedule_sweeps_with_the_inventory_of_an_update_and_a_path_in_the_project(awx: Awx) -> None:
+    old = leave_behind(awx, "gf--it-awx--old-1--abc123--0000")
+    foreign = leave_behind(awx, "gf--it-awx-2--old-1--abc123--0001")
+    listed = awx.inventory()
+    shown = awx.play("sweep", inventory=listed, fleet_files=["fleet.yml"])
+    assert "To end this: -e fleet_confirm=it-awx (old-1)" in shown
+    assert old.alive
+    shown = awx.play("sweep", inventory=listed, fleet_files="fleet.yml", fleet_confirm="it-awx")
+    assert "Ended: old-1" in shown
+    assert not old.alive
+    assert foreign.alive
+    awx.worlds["runpod"].delete(foreign)
+    assert awx.living() == {"runpod": ["web-1"], "vastai": ["vm-1"]}
+
+
+def leave_behind(awx: Awx, marker: str) -> Rental:
+    """A pod that somebody rented with this marker, long ago."""
+    world = awx.worlds["runpod"]
+    with world.lock:
+        model = next(rental for rental in world.alive() if "--web-1--" in rental.owner)
+        identity = f"pod9{next(world.numbers):010x}"
+        wire = {**model.wire, "id": identity, "name": marker, "env": {}, "createdAt": "2026-01-01T00:00:00Z"}
+        rental = Rental(identity, "runpod", marker, "RUNNING", 1_767_225_600.0, 0.4, wire)
+        world.rent(rental)
+        return rental
+
+
 def test_the_end_is_proven(awx: Awx) -> None:
     ended = awx.play("destroy", fleet_confirm="it-awx")
     assert "nothing that was to be destroyed of deployment it-awx is left" in " ".join(ended.split())
     assert awx.living() == {"runpod": [], "vastai": []}
-    assert len(awx.jobs) == 6
-    assert len({str(job) for job in awx.jobs}) == 6
+    assert len(awx.jobs) == 9
+    assert len({str(job) for job in awx.jobs}) == 9
+
+
+def test_a_model_server_is_rented_served_verified_and_ended(tmp_path: Path) -> None:
+    """site.yml is one job, and each look another. Behind the rental runs the entry point that was ordered."""
+    machines = ProcessMachines(tmp_path / "containers")
+    try:
+        with serving_jobs(tmp_path, ("site", "verify", "destroy"), machines) as awx:
+            example = ROOT / "examples" / "runpod"
+            fleet = yaml.safe_load((example / "fleet.yml").read_text())
+            proxy = awx.environment["RUNPOD_REST_V2_URL"].removesuffix(runpod.URL_PATH) + "/proxy/{id}/{port}"
+            fleet |= {"deployment_id": "it-awx-site", "provider_settings": {"runpod": {"proxy_url": proxy}}}
+            (awx.project / "fleet.yml").write_text(yaml.safe_dump(fleet))
+            (awx.project / "group_vars").mkdir()
+            (awx.project / "group_vars" / "all.yml").write_text((example / "group_vars" / "all.yml").read_text())
+            close(awx.project)
+            shown = awx.play("site")
+            assert "checks, all ok" in shown
+            assert awx.living()["runpod"] == ["vllm-1"]
+            listed = awx.inventory()
+            assert listed["vllm"]["hosts"] == listed["fleet_endpoints"]["hosts"] == ["vllm-1"]
+            # Another day: the inventory comes from an update, and nobody remembers what site did.
+            assert "checks, all ok" in awx.play("verify", inventory=listed)
+            awx.play("destroy", fleet_confirm="it-awx-site")
+            assert awx.living()["runpod"] == []
+            assert awx.worlds["runpod"].secrets == {}
+    finally:
+        machines.close()

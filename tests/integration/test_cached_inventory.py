@@ -92,7 +92,7 @@ class Setting:
 
     def until(self, kind: str, name: str, before: Any) -> None:
         """Until something was done in the background; it is not waited for by anybody else."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # a process of its own, on a machine that may be busy
         while self.kept(kind)[name] == before:
             assert time.monotonic() < deadline, "nothing happens in the background"
             time.sleep(0.1)

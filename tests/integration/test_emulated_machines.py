@@ -20,9 +20,11 @@ import pytest
 import requests
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Request, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import probe_login, probe_socket
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp as gcp_provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod as runpod_provider
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import tensordock as tensordock_provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai as vastai_provider
-from emulators import runpod, vastai
+from emulators import gcp, runpod, tensordock, vastai
 from emulators.docker_machines import DockerMachines
 from emulators.server import serving
 from emulators.world import Fault, World
@@ -106,6 +108,49 @@ def test_a_machine_has_ssh_at_a_port_that_changes_and_a_key_that_stays(
     )
     assert provider.delete(made.id)
     wait_for(lambda: probe_socket(second).kind == "refused", "the end of the machine")
+
+
+def test_a_machine_of_tensordock_is_reached_by_the_ports_that_are_read_back(
+    machines: DockerMachines, key_file: Path
+) -> None:
+    world = World("tensordock", scale=SCALE, machines=machines)
+    with serving(tensordock.make(world), world) as base:
+        provider = tensordock_provider.make({"api_key": "any", "api_url": base + tensordock.URL_PATH})
+        offers = provider.offers({"gpu": "A40", "gpu_count": 1, "disk_gib": 100})
+        public = key_file.with_suffix(".pub").read_text()
+        assert {one.id.rpartition("/")[2] for one in offers} == {"address", "ports"}
+        for number, offer in enumerate(offers):
+            marker = Marker("emulated-test", f"td-{number}", f"abc12{number}", 500_000)
+            made = provider.create(Request(marker, offer, disk_gib=100, ssh_public_key=public))
+
+            def logged_in(identity: str = made.id) -> bool:
+                now = provider.get(identity)
+                found = now.ssh_endpoints if now and now.status is Status.RUNNING else ()
+                return bool(found) and probe_login(found[0], "root", None, "true", str(key_file)).kind == "ok"
+
+            wait_for(logged_in, "a login with the key that cloud-init brought")
+            assert provider.delete(made.id)
+
+
+def test_a_machine_of_google_is_reached_at_its_address_and_tells_its_host_key(
+    machines: DockerMachines, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCP_ACCESS_TOKEN", "any")
+    world = World("gcp", scale=SCALE, machines=machines)
+    with serving(gcp.make(world), world) as base:
+        provider = gcp_provider.make({"project": gcp.PROJECT, "api_url": base + gcp.URL_PATH})
+        offer = provider.offers({"gpu": "T4", "gpu_count": 1})[0]
+        public = key_file.with_suffix(".pub").read_text()
+        made = provider.create(Request(Marker("emulated-test", "gc-1", "abc123"), offer, ssh_public_key=public))
+
+        def logged_in() -> bool:
+            now = provider.get(made.id)
+            if now is None or now.status is not Status.RUNNING or not (now.ssh_endpoints and now.host_key):
+                return False
+            return probe_login(now.ssh_endpoints[0], "root", now.host_key, "true", str(key_file)).kind == "ok"
+
+        wait_for(logged_in, "a login with the key of the startup script, by the host key that Google tells")
+        assert provider.delete(made.id)
 
 
 def test_a_container_runs_exactly_what_was_ordered_and_again_after_its_end(machines: DockerMachines) -> None:

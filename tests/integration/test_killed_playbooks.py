@@ -22,23 +22,29 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.emulated_clouds import Cloud, make_clouds
+from support.clouds import KEY, Cloud
+from support.emulated_clouds import make_clouds
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.executable).parent
 SEED = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(2**32))
 DEPLOYMENTS = 3
 KILLS = 10 * int(os.environ.get("TEST_SCALE", "1"))  # of each deployment
-NAMES = {"vastai": "a-1", "runpod": "b-1"}
+NAMES = {"vastai": "a-1", "runpod": "b-1", "tensordock": "c-1", "gcp": "d-1", "aws": "e-1"}
 # What is killed, in turns: what was rented is rented once, and what was ended halfway is ended or still known.
 PLAYBOOKS = ("provision", "provision", "destroy")
 FLEET = """\
 plugin: gpuops.fleet.fleet
 deployment_id: {deployment_id}
 defaults: {{max_lifetime: 8h, wait: running}}
+provider_settings:
+  aws: {{regions: [us-east-1], source_ranges: [203.0.113.7/32]}}
 instances:
   - {{name: a-1, providers: [vastai], gpu: A40}}
   - {{name: b-1, providers: [runpod], gpu: A40, runtime: container, image: 'x:1'}}
+  - {{name: c-1, providers: [tensordock], gpu: A40, disk_gib: 100, ssh_public_key: "{key}"}}
+  - {{name: d-1, providers: [gcp], gpu: T4, max_lifetime: 7d, ssh_public_key: "{key}"}}
+  - {{name: e-1, providers: [aws], gpu: A10G, ssh_public_key: "{key}"}}
 """
 
 
@@ -62,7 +68,7 @@ class Deployment:
         self.folder = folder / self.id
         self.folder.mkdir()
         self.file = self.folder / "fleet.yml"
-        self.file.write_text(FLEET.format(deployment_id=self.id))
+        self.file.write_text(FLEET.format(deployment_id=self.id, key=KEY))
         self.chance = random.Random(SEED + number)  # noqa: S311 (no secret)
 
     def start(self, playbook: str) -> tuple[subprocess.Popen[str], str]:

@@ -11,6 +11,7 @@ import pathlib
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import termios
@@ -164,6 +165,23 @@ fleet_confirm={DEPLOYMENT}"
     assert "incomplete: where no bill says so" in shown
 
 
+def test_of_several_fleet_files_each_says_how_its_provider_is_asked(setting: Setting, tmp_path: pathlib.Path) -> None:
+    common, lines = FLEET.split("instances:\n")
+    others = dict(setting.environment)
+    for name, provider, variable, line in (
+        ("a-fleet.yml", "runpod", "RUNPOD_REST_V2_URL", lines.splitlines()[0]),
+        ("b-fleet.yml", "vastai", "VAST_URL", lines.splitlines()[1]),
+    ):
+        settings = f"provider_settings: {{{provider}: {{api_url: '{others.pop(variable)}'}}}}"
+        (tmp_path / name).write_text(f"{common}{settings}\ninstances:\n{line}\n")
+    several = replace(setting, file=tmp_path, environment={**others, "GPUFLEET_HOME": str(tmp_path / "home")})
+    shown = several.play("status")
+    assert "8000.proxy.runpod.net" in shown
+    assert re.search(r"box-1 +vastai", shown)
+    assert "Not every provider answered" not in shown
+    assert "orphans" not in shown
+
+
 def test_the_report_shows_when_it_ends_and_by_whom(setting: Setting) -> None:
     setting.play("report")
     report = pathlib.Path(setting.environment["GPUFLEET_REPORT_DIRECTORY"])
@@ -296,10 +314,16 @@ def test_also_an_empty_fleet_file_is_swept(setting: Setting, accident: dict[str,
     empty.write_text(
         f"plugin: gpuops.fleet.fleet\ndeployment_id: {DEPLOYMENT}\ninstances: []\nprovider_settings: {{runpod: {{}}}}\n"
     )
-    # Also as AWX has to name it: its inventory comes from elsewhere, and the path is relative.
-    named = replace(setting, environment={**setting.environment, "PWD": str(ROOT)})
-    shown = named.play("sweep", "-e", f"fleet_files={os.path.relpath(empty, ROOT)}")
-    assert re.search(r"pod-1 runpod \S+ orphan", shown)
+    # Also named by a relative path: from where the user stands, else from the project of an AWX job.
+    project = setting.file.parent / "project"
+    project.mkdir()
+    shutil.copy(empty, project / "ours.fleet.yml")
+    of_awx = {"AWX_ISOLATED_DATA_DIR": f"{setting.file.parent}/artifacts/17", "PWD": "/"}
+    for named in (os.path.relpath(empty, ROOT), "ours.fleet.yml"):
+        shown = replace(setting, environment={**setting.environment, **of_awx}).play(
+            "sweep", "-e", f"fleet_files={named}"
+        )
+        assert re.search(r"pod-1 runpod \S+ orphan", shown)
     shown = replace(setting, file=empty).play("sweep")
     assert re.search(r"pod-1 runpod \S+ orphan", shown)
 
@@ -404,3 +428,38 @@ def test_what_lives_at_a_provider_that_its_instance_does_not_name_any_more_is_fo
     assert living() == [before]
     moving.play("destroy", "-e", "fleet_confirm=it-move-llm")
     assert living() == []
+
+
+# Wanting nothing any more
+
+
+def test_what_a_file_without_instances_has_left_behind_is_shown_and_ended(setting: Setting) -> None:
+    file = setting.file.with_name("emptied.fleet.yml")
+    text = FLEET.replace(DEPLOYMENT, "it-empty-llm").replace("A40", "RTX_4090")
+    file.write_text(f"{text}provider_settings: {{runpod: , vastai: }}\n")
+    emptied = replace(setting, file=file)
+
+    def living() -> list[str]:
+        return sorted(owner.split("--")[2] for _identity, owner in emptied.state() if "--it-empty-llm--" in owner)
+
+    emptied.play("provision")
+    assert living() == ["box-1", "pod-1"]
+    before = file.read_text().partition("instances:")[0]
+    file.write_text(f"{before}instances: []\n")
+    for playbook in ("status", "destroy"):
+        shown = emptied.refused(playbook)
+        assert "emptied.fleet.yml names no instance and no provider, so nobody knows where something of" in shown
+        assert "'provider_settings: {runpod: {}}'" in shown
+    file.write_text(f"{file.read_text()}provider_settings: {{runpod: , vastai: }}\n")
+    shown = emptied.play("status")
+    assert "There, but in no fleet file (orphans): box-1, pod-1" in shown
+    assert re.search(r"pod-1 runpod running", shown)
+    assert "say that you mean it with -e fleet_confirm=it-empty-llm" in emptied.refused("destroy")
+    emptied.play("destroy", "-e", "fleet_confirm=it-empty-llm", "--limit", "box-1")
+    assert living() == ["pod-1"]
+    shown = emptied.play("destroy", "-e", "fleet_confirm=it-empty-llm")
+    assert "runpod, vastai answered completely: nothing that was to be destroyed of deployment it-empty-llm is" in shown
+    assert living() == []
+    assert "nothing that was to be destroyed" in emptied.play("destroy", "-e", "fleet_confirm=it-empty-llm")
+    assert "Nothing of deployment it-empty-llm lives." in emptied.play("status")
+    assert "Where it wants none any more" in emptied.refused("provision")

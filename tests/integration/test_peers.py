@@ -106,3 +106,11 @@ def test_a_producer_finds_its_model_server(
     tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], expected: tuple[str, ...]
 ) -> None:
     assert tuple(found(tmp_path, vllm).values()) == expected
+
+
+@pytest.mark.parametrize("variables", [{}, PODS], ids=["hosts", "rentals"])
+def test_of_several_it_is_the_first_in_each_run(tmp_path: pathlib.Path, variables: dict[str, Any]) -> None:
+    """Else a run in which nothing has to be changed would send it to another one."""
+    names = [f"vllm-{number}" for number in range(1, 30)]
+    several = {name: variables or {"fleet_peer_name": f"{name}.acme-llm.internal"} for name in names}
+    assert found(tmp_path, several)["host"] == "vllm-1"

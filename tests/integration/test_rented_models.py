@@ -39,7 +39,7 @@ def wanted(example: str) -> dict[str, Any]:
     return dict(result["request"])
 
 
-@pytest.mark.parametrize("example", ["runpod", "vastai", "mixed"])
+@pytest.mark.parametrize("example", ["runpod", "vastai", "tensordock", "gcp", "mixed"])
 def test_every_example_has_a_price_and_a_lifetime(example: str) -> None:
     fleet = yaml.safe_load((ROOT / "examples" / example / "fleet.yml").read_text())
     rented = [one for one in fleet["instances"] if "gpu" in one]
@@ -97,6 +97,13 @@ def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:
     home = "".join(path.read_text() for path in (setting.work / "home").rglob("*") if path.is_file())
     assert KEY not in home, "neither the journal nor a cache holds it"
     assert "changed=0" in setting.play(file, "provision")
+    for arguments in ((), ("--check", "--diff")):
+        changed = setting.run(file, "provision", "-e", "vllm_max_model_len=4096", *arguments)
+        assert changed.returncode != 0
+        assert (
+            "settings was changed after it was rented. Change the wish back, or set on_drift: replace" in changed.stdout
+        )
+    assert [one.id for one in setting.alive("runpod")] == [rental.id], "and nothing is replaced by itself"
     setting.destroy(file)
     assert setting.alive("runpod") == []
     assert setting.worlds["runpod"].secrets == {}, "they end with what needed them"
@@ -121,6 +128,10 @@ def test_a_container_at_vastai_serves_over_its_own_pinned_tls(setting: Setting) 
     assert report["endpoint"]["url"].startswith("https://127.0.0.1:")
     (host,) = report["hosts"]
     assert host["lifetime_enforcer"] == "machine"
+    status = setting.play(file, "status")
+    assert " machine " in next(line for line in status.splitlines() if "vllm-1" in line and "vastai" in line)
+    assert "no log shows that it looks at its expiry" not in status
+    assert "no log shows" not in status
     # Another controller, with an empty home, reads it from the log again.
     done = setting.run(file, "verify", GPUFLEET_HOME=str(setting.work / "other"))
     assert done.returncode == 0, done.stdout[-3000:]
