@@ -21,12 +21,17 @@ setup:
 demo: setup ## rent the demo's hosts from the provider local, deploy, verify, report
 	ansible-playbook -i $(FLEET) playbooks/site.yml
 
+# What uses an earlier set-up instead of making one.
+verify destroy exec: .venv/bin/ansible-playbook
+
+.venv/bin/ansible-playbook:
+	@echo "Nothing is set up in this checkout yet: run 'make setup' first." >&2; exit 1
+
 verify: ## check the running demo (TAGS=kafka checks one service)
 	ansible-playbook -i $(FLEET) playbooks/verify.yml $(if $(TAGS),--tags $(TAGS))
 
 destroy: ## destroy the demo and prove that nothing is left
-	ansible-playbook -i $(FLEET) playbooks/destroy.yml
-	@scripts/leftovers
+	@scripts/destroy "$(FLEET)"
 	$(LOCAL_PROVIDER) -e local_provider_state=absent
 
 # By the environment, and as it was written: neither make nor this machine's shell may read what is meant for the container.
@@ -36,7 +41,7 @@ exec: ## a command inside a service's container: make exec HOST=kafka-1 SERVICE=
 
 check: ## lint, sanity and unit tests
 	@scripts/setup dev
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target --keep-going timed-lint timed-sanity timed-unit
+	@scripts/check
 
 timed-%:
 	@scripts/timed $* $(MAKE) --no-print-directory $*
@@ -46,6 +51,7 @@ lint:
 	ruff format --check .
 	mypy -p ansible_collections.gpuops.fleet.plugins -p gpuops_telemetry
 	mypy tests
+	mypy molecule
 	@# Programs that run by themselves, each in a place of its own.
 	for file in $$(git ls-files 'roles/*/files/*.py' 'playbooks/files/*.py' 'scripts/*.py' ':!roles/processor/files/telemetry'); do \
 		mypy "$$file" || exit; \

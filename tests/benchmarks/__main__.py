@@ -12,7 +12,7 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import fleet, listing, processor, readiness, renting, results
+from benchmarks import fleet, listing, processor, readiness, renting, results, suite
 
 # A benchmark is a module with add_arguments(parser) and run(chosen) -> list of rows.
 BENCHMARKS = {
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "readiness": readiness,
     "processor": processor,
     "fleet": fleet,
+    "suite": suite,
 }
 
 

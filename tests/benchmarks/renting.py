@@ -60,6 +60,7 @@ def _wish(name: str, state: str, url: str) -> dict[str, Any]:
             "gpu": "A100_80GB",
             "runtime": "container",
             "image": "vllm/vllm-openai:v0.32.0",
+            "secret_env": {"VLLM_API_KEY": "bench-key-of-forty-characters-1234567890"},
             "max_lifetime": "8h",
             "wait": "none",
         }

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 from demo import FLEET_FILE, SERVICES, Fleet, Run
 
@@ -12,11 +14,13 @@ from demo import FLEET_FILE, SERVICES, Fleet, Run
 ORDER = [
     "test_gpu_vllm",
     "test_services",
+    "test_pull",
     "test_tools",
     "test_pipeline",
     "test_idempotence",
     "test_verdict",
     "test_secrets",
+    "test_own_and_rented_machines",
     "test_rented_vllm",
     "test_bad_input",
     "test_survival",
@@ -38,8 +42,19 @@ def fleet() -> Fleet:
 
 
 @pytest.fixture(scope="session")
-def second_run(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def second_reports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where second_run writes its verdict and its report."""
+    return tmp_path_factory.mktemp("second-reports")
+
+
+@pytest.fixture(scope="session")
+def second_run(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory, second_reports: pathlib.Path) -> Run:
     """site.yml once more, as a controller does it that has never seen this fleet, and as talkative as can be."""
     home = tmp_path_factory.mktemp("empty-home")
-    reports = tmp_path_factory.mktemp("reports")
-    return fleet.playbook("site", "-vvv", "--diff", GPUFLEET_HOME=str(home), GPUFLEET_REPORT_DIRECTORY=str(reports))
+    return fleet.playbook(
+        "site",
+        *("-vvv", "--diff"),
+        HOME=str(home),
+        GPUFLEET_HOME=str(home / ".local" / "state" / "gpuops-fleet"),
+        GPUFLEET_REPORT_DIRECTORY=str(second_reports),
+    )

@@ -206,13 +206,14 @@ class Service:
         """What a command inside the container prints."""
         return self.machine.run(self.command(*arguments), stdin)
 
-    def kill_9(self) -> None:
-        """kill -9 of the container's main process; nothing when there is none at the moment."""
-        self.machine.run(
+    def kill_9(self) -> bool:
+        """kill -9 of the container's main process; False when there was none at the moment."""
+        told = self.machine.run(
             f"id=$(docker compose --project-name {self.name} ps --quiet {self.name}); "
             "pid=$(docker inspect --format '{{.State.Pid}}' $id 2>/dev/null || echo 0); "
-            '[ "$pid" -le 1 ] || kill -9 "$pid" || true'
+            'if [ "$pid" -gt 1 ] && kill -9 "$pid"; then echo killed; fi'
         )
+        return told.split()[-1:] == ["killed"]
 
 
 def _is_healthy(fleet: Fleet, name: str) -> bool:

@@ -67,10 +67,11 @@ BAD_VARIABLES: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     "kafka": (
         {
             "kafka_port": 99999,
-            "kafka_memory_mib": 999999,
+            # Less than the machine has on which this host is a container, more than the host may use.
+            "kafka_memory_mib": 4200,
             "kafka_topics": [{"name": "a/b", "partitions": 1, "retention_hours": 1}],
         },
-        ("kafka_port", "99999", "65535", "kafka_memory_mib", "999999", "a/b"),
+        ("kafka_port", "99999", "65535", "kafka_memory_mib is 4200, but this host has 4096 MiB", "a/b"),
     ),
     "mongodb": ({"mongodb_ttl_days": 7}, ("mongodb_ttl_days", "FerretDB")),
     "vllm": ({"vllm_port": 0}, ("vllm_port is 0",)),

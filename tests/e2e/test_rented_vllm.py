@@ -91,7 +91,7 @@ def mixed(fleet: Fleet, image: str, setting: Setting) -> Iterator[Path]:
     yield file
     setting.play(file, "destroy", "--limit", NAME, "-e", f"fleet_confirm={DEPLOYMENT}")
     assert setting.alive("vastai") == []
-    restored = fleet.playbook("site", "--limit", "producer-1")
+    restored = fleet.playbook("deploy", "--limit", "producer-1")
     assert restored.status == 0, restored.output[-3000:]
 
 

@@ -34,14 +34,25 @@ def test_secrets_are_in_no_log_and_no_diff(second_run: Run, secrets: dict[str, s
     assert [name for name, value in secrets.items() if value in second_run.output] == []
 
 
-def test_planted_secrets_are_in_no_log_and_no_diff(fleet: Fleet, tmp_path: pathlib.Path) -> None:
-    variables = tmp_path / "planted.json"
-    names = ("vllm_api_key", "mongodb_app_password", "mongodb_admin_password", "processor_mongodb_password")
+def deploy_with_planted(fleet: Fleet, variables: pathlib.Path, *names: str, roles: tuple[str, ...]) -> Run:
+    """What a deployment with other secrets would do, as talkative as can be; variables: a file to hand them over in."""
     variables.write_text(json.dumps({name: f"{PLANTED}-{name.replace('_', '-')}" for name in names}))
-    hosts = ",".join(fleet.machine(role).name for role in ("vllm", "mongodb", "processor"))
+    hosts = ",".join(fleet.machine(role).name for role in roles)
     run = fleet.playbook("deploy", "--check", "--diff", "-vvv", "--limit", hosts, "-e", f"@{variables}")
     assert PLANTED not in run.output
+    return run
+
+
+def test_planted_secrets_are_in_no_log_and_no_diff(fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    names = ("vllm_api_key", "mongodb_app_password", "processor_mongodb_password")
+    run = deploy_with_planted(fleet, tmp_path / "planted.json", *names, roles=("vllm", "mongodb", "processor"))
     assert run.status == 0, run.output[-4000:]
+
+
+def test_another_administrators_password_is_refused_and_in_no_log(fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    run = deploy_with_planted(fleet, tmp_path / "planted.json", "mongodb_admin_password", roles=("mongodb",))
+    assert run.status != 0
+    assert "mongodb_admin_password is not the password in /opt/mongodb/secrets/admin_password" in run.output
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -57,7 +57,8 @@ def test_clean_refuses_while_hosts_need_their_key(fleet: Fleet, tmp_path: pathli
     key.touch()
     script = tmp_path / "scripts" / "clean"
     script.parent.mkdir()
-    shutil.copy(ROOT / "scripts" / "clean", script)
+    for name in ("clean", "has-engine"):
+        shutil.copy(ROOT / "scripts" / name, script.parent)
     done = subprocess.run([str(script)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "make destroy" in done.stderr

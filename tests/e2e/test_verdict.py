@@ -14,7 +14,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from demo import SERVICES, Fleet, Run, wait_until_healthy
+from demo import SERVICES, Fleet, Run, balance, http, wait_until_healthy
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,13 @@ def test_a_tag_verifies_one_service(fleet: Fleet, report_directory: pathlib.Path
     assert fleet.service("mongodb").secret("app_password") not in json.dumps(verdict)
     for peer in ("Kafka", "the database"):
         assert [name for name in names if f"reaches {peer} from inside" in name], f"{peer} is not asked from inside"
+    # What it sent is acknowledged, so it is a document like all others, and shows in no figure.
+    told = next(check["detail"] for check in verdict["checks"] if "an event that was sent" in check["name"])
+    sent = told.partition(":")[0]
+    line = {"event_id": sent, "topic": "token.usage.v1", "partition": 0, "offset": -1}
+    assert balance(fleet, json.dumps(line), wait_seconds=0)["documents"] == 1
+    url = f"http://{fleet.machine('processor').address}:8080/usage"
+    assert "verify" not in json.loads(http(url)[1])["models"]
 
 
 def test_a_service_that_is_down_fails_the_verdict_with_its_log(fleet: Fleet, report_directory: pathlib.Path) -> None:
@@ -81,7 +88,7 @@ def test_report_for_programs(fleet: Fleet, report: tuple[dict[str, Any], str]) -
     assert all(re.match(r"\d+\.\d+", host["docker"]) and host["operating_system"] for host in told["hosts"])
     assert told["price_per_hour_usd"] == 0.0
     assert set(told["versions"]) == {"ansible-core", "gpuops.fleet"}
-    assert all(step["seconds"] >= 0 and step["step"] for step in told["steps"])
+    assert told["steps"] == [], "the times of a report alone say nothing about the fleet"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine to paste the line for")
@@ -108,10 +115,15 @@ class _Text(html.parser.HTMLParser):
         ]
 
 
-def test_report_for_people(fleet: Fleet, report: tuple[dict[str, Any], str]) -> None:
+def read(html_text: str) -> _Text:
     page = _Text()
-    page.feed(report[1])
+    page.feed(html_text)
     page.close()
+    return page
+
+
+def test_report_for_people(fleet: Fleet, report: tuple[dict[str, Any], str]) -> None:
+    page = read(report[1])
     for role in SERVICES:
         machine = fleet.machine(role)
         for word in (machine.name, machine.address, role):
@@ -121,3 +133,32 @@ def test_report_for_people(fleet: Fleet, report: tuple[dict[str, Any], str]) -> 
         assert service["image"] in page.shown
     assert "$" in page.shown, "its price"
     assert page.loaded == [], "the page must be complete without a network"
+
+
+# At the end of a whole run --------------------------------------------------------------------------------------------
+
+
+def test_report_of_a_whole_run_says_where_the_time_went(second_run: Run, second_reports: pathlib.Path) -> None:
+    assert second_run.status == 0, second_run.output[-3000:]
+    steps = json.loads((second_reports / "report.json").read_text())["steps"]
+    shown = " ".join(read((second_reports / "report.html").read_text()).shown.split())
+    for beginning in ("Rent ", "Prepare ", "Deploy ", "Verify "):
+        long = [step for step in steps if step["step"].startswith(beginning) and step["seconds"] >= 0.5]
+        assert long, f"no time of a step '{beginning}…' in {steps}"
+        for step in long:
+            assert f"{step['step']} {step['seconds']:.1f}" in shown
+
+
+def test_a_whole_run_ends_with_its_report_on_the_terminal(
+    fleet: Fleet, second_run: Run, second_reports: pathlib.Path
+) -> None:
+    rows = [line.split() for line in second_run.output.splitlines()]
+    for role in SERVICES:
+        machine = fleet.machine(role)
+        assert [row for row in rows if row[:1] == [machine.name] and {"running", machine.address} <= set(row)], role
+        assert [role, machine.name, "healthy"] in [row[:3] for row in rows]
+    assert re.search(r"^ *Verified: +ok, (\d+) of \1 checks passed$", second_run.output, re.MULTILINE)
+    assert re.search(r"^ *Price per hour: +\$", second_run.output, re.MULTILINE)
+    assert f"Report:         {second_reports}/report.html" in second_run.output
+    curl = json.loads((second_reports / "report.json").read_text())["endpoint"]["curl"]
+    assert f"Ask the model:  {curl}\n" in second_run.output
