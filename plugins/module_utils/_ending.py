@@ -21,6 +21,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 DEADLINE_SECONDS = 60.0
 AGAIN_SECONDS = 15.0
 POLL_SECONDS = 1.0
+LONGEST_POLL_SECONDS = 5.0  # what takes minutes is asked about less often: calls of an account are limited
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Ending:
     def finish(self) -> bool:
         """Returns when it is gone; False when it was gone before our first order took effect."""
         deadline = _clock.monotonic() + self.deadline_seconds
-        orders, problem, left = 0, "it is still listed", self.known
+        orders, problem, left, pause = 0, "it is still listed", self.known, POLL_SECONDS
         while True:
             try:
                 answer = self.order()
@@ -83,9 +84,11 @@ class Ending:
                     left = now
                 except ProviderError as error:  # says nothing about the rental
                     unseen = error.message
-                if _clock.monotonic() >= again_at:
+                remaining = again_at - _clock.monotonic()
+                if remaining <= 0:
                     break
-                _clock.sleep(POLL_SECONDS)
+                _clock.sleep(min(pause, remaining))
+                pause = min(pause * 1.25, LONGEST_POLL_SECONDS)
             if orders > 1 and _clock.monotonic() >= deadline:
                 raise self._still_there(left, problem, unseen)
 

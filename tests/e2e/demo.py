@@ -48,7 +48,7 @@ def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
                 return last
         except (AssertionError, OSError, RuntimeError, ValueError, LookupError, subprocess.SubprocessError) as error:
             last = error
-        time.sleep(0.5)
+        time.sleep(2)
     return pytest.fail(f"{what} did not happen within {seconds:.0f} s; last seen: {last}")
 
 

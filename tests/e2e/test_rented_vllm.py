@@ -44,7 +44,9 @@ def image(fleet: Fleet) -> Iterator[str]:
     assert ENGINE
     vllm = fleet.service("vllm")
     source = vllm.inspect()["Config"]["Image"]
-    with subprocess.Popen(vllm.machine.ssh(f"docker save {source}"), stdout=subprocess.PIPE) as saved:
+    # Its host is a container here: three gigabytes need not be encrypted on their way.
+    saving = ["docker", "exec", vllm.machine.variables["fleet_instance_id"], "docker", "save", source]
+    with subprocess.Popen(saving, stdout=subprocess.PIPE) as saved:
         subprocess.run(["docker", "load", "--quiet"], stdin=saved.stdout, check=True, timeout=600)
     assert saved.returncode == 0
     ENGINE.images.get(source).tag(TAG)
@@ -111,13 +113,14 @@ def container(machines: DockerMachines) -> Any:
 def test_the_built_image_serves_as_ordered_and_the_pipeline_measures_it(
     mixed: Path, image: str, fleet: Fleet, setting: Setting, machines: DockerMachines
 ) -> None:
-    setting.play(mixed, "site")
+    # Broker and database are as the demo left them; that a second run finds nothing to do there is tested elsewhere.
+    setting.play(mixed, "site", "--limit", f"{NAME},processor-1,producer-1")
     assert setting.alive("runpod") == []
     report = setting.verified(NAME)
     assert report["endpoint"]["model"] == MODEL
     (rental,) = setting.alive("vastai")
     assert report["endpoint"]["url"].startswith("https://")
-    assert sorted(one["service"] for one in report["services"]) == ["kafka", "mongodb", "processor", "producer", "vllm"]
+    assert sorted(one["service"] for one in report["services"]) == ["processor", "producer", "vllm"]
 
     # Computed here once more, from the same variables.
     defaults = {"cpu_kv_cache_gib": 1, "enforce_eager": True, "gpu": False}

@@ -248,7 +248,7 @@ class Service:
                     f"{self.name} is not healthy after {timeout_seconds:g} s: {'; '.join(missing)}. The last "
                     f"{LOG_LINES} log lines follow; more: journalctl -u {self.name}.service\n{log.stdout.strip()}"
                 )
-            sleep(1.0)
+            sleep(2.0)
 
 
 def ensure_secret(path: str, uid: int, gid: int, length: int) -> bool:

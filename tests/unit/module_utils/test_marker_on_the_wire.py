@@ -292,7 +292,7 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
             yield account(world, url)
 
 
-FEW = 25 * int(os.environ.get("TEST_SCALE", "1"))
+FEW = 15 * int(os.environ.get("TEST_SCALE", "1"))
 few = settings(max_examples=FEW, deadline=None, suppress_health_check=list(HealthCheck))
 
 

@@ -198,6 +198,7 @@ def test_an_end_that_does_nothing_is_loud(
     provider: aws.AwsProvider, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = rent(provider)
+    monkeypatch.setattr(aws, "END_DEADLINE_SECONDS", 60.0)
     monkeypatch.setattr("moto.ec2.models.instances.InstanceBackend.terminate_instances", lambda self, ids: [])
     with pytest.raises(ProviderUnavailable, match=r"still has instance i-.* 0\.805 USD per hour") as caught:
         provider.delete(made.id)
