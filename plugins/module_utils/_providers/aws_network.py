@@ -26,11 +26,26 @@ _IN_USE_SECONDS = 30.0
 _POLL_SECONDS = 2.0
 
 
-class Way(NamedTuple):
-    """One thing that a security group lets in: from a range of addresses, or from the group itself (port 0: all)."""
+_ALL = "-1"  # every protocol, and with it every port
+# How EC2 lists who may come in, and what it calls each of them there.
+_SOURCES = (
+    ("IpRanges", "CidrIp"),
+    ("Ipv6Ranges", "CidrIpv6"),
+    ("UserIdGroupPairs", "GroupId"),
+    ("PrefixListIds", "PrefixListId"),
+)
 
-    port: int
+
+class Way(NamedTuple):
+    """One thing that a security group lets in: from a range of addresses or a group, by one protocol to these ports.
+
+    The ports are None for every one of them, as EC2 has it for all protocols.
+    """
+
     source: str
+    protocol: str = _ALL
+    first_port: int | None = None
+    last_port: int | None = None
 
 
 def key_pair(api: Api, region: str, marker: Marker, public_key: str) -> str:
@@ -73,10 +88,10 @@ def groups(
     """The groups of a machine: one of its deployment, for SSH and its peers, and one of its own, for its ports."""
     ranges = [_source_ranges.check(one) for one in source_ranges]
     of_all = _group(api, region, vpc, marker.deployment_id, f"gf--{marker.deployment_id}")
-    ways = {Way(SSH_PORT, one) for one in ranges} | {Way(0, str(of_all["GroupId"]))}
+    ways = {_to_port(SSH_PORT, one) for one in ranges} | {Way(str(of_all["GroupId"]))}
     _align(api, region, of_all, ways)
     found = [str(of_all["GroupId"])]
-    wanted = {Way(port, one) for port in ports if port != SSH_PORT for one in ranges}
+    wanted = {_to_port(port, one) for port in ports if port != SSH_PORT for one in ranges}
     if wanted:
         own = _group(api, region, vpc, marker.deployment_id, f"gf--{marker.deployment_id}--{marker.name}")
         _align(api, region, own, wanted)
@@ -152,40 +167,51 @@ def _find_group(api: Api, region: str, vpc: str, name: str) -> dict[str, Any] | 
     return rows[0] if rows else None
 
 
+def _to_port(port: int, source: str) -> Way:
+    return Way(source, "tcp", port, port)
+
+
 def _align(api: Api, region: str, group: Mapping[str, Any], wanted: set[Way]) -> None:
-    """Let in what is wanted, and nothing else: what a former fleet file wanted is closed again."""
+    """Let in what is wanted, and nothing else: what a former fleet file wanted is closed again.
+
+    So is what somebody added by hand, however wide: a rule is right only when it is one of ours to the last port.
+    """
     current = _ways_of(group)
-    for operation, ways in (
-        ("authorize_security_group_ingress", wanted - current),
-        ("revoke_security_group_ingress", current - wanted),
+    for operation, permissions in (
+        ("authorize_security_group_ingress", [_permission(way) for way in sorted(wanted - current.keys(), key=str)]),
+        ("revoke_security_group_ingress", [rule for way, rule in current.items() if way not in wanted]),
     ):
-        if not ways:
+        if not permissions:
             continue
         try:
-            api.call("ec2", region, operation, GroupId=group["GroupId"], IpPermissions=[_permission(w) for w in ways])
+            api.call("ec2", region, operation, GroupId=group["GroupId"], IpPermissions=permissions)
         except InvalidRequest as error:
             # Another controller did the same just now.
             if wire.code_of(error) not in ("InvalidPermission.Duplicate", "InvalidPermission.NotFound"):
                 raise
 
 
-def _ways_of(group: Mapping[str, Any]) -> set[Way]:
-    found = set()
+def _ways_of(group: Mapping[str, Any]) -> dict[Way, dict[str, Any]]:
+    """What it lets in, each with the rule that says so: one that nobody here would make is revoked as EC2 has it."""
+    found = {}
     for permission in group.get("IpPermissions") or ():
-        port = permission.get("FromPort") or 0
-        found |= {Way(port, one["CidrIp"]) for one in permission.get("IpRanges") or ()}
-        found |= {Way(port, one["CidrIpv6"]) for one in permission.get("Ipv6Ranges") or ()}
-        found |= {Way(port, one["GroupId"]) for one in permission.get("UserIdGroupPairs") or ()}
+        scope = {name: permission[name] for name in ("IpProtocol", "FromPort", "ToPort") if name in permission}
+        protocol = str(permission.get("IpProtocol"))
+        ports = (None, None) if protocol == _ALL else (permission.get("FromPort"), permission.get("ToPort"))
+        for sources, name in _SOURCES:
+            for one in permission.get(sources) or ():
+                if name in one:
+                    who = {key: value for key, value in one.items() if key in (name, "UserId")}
+                    found[Way(str(one[name]), protocol, *ports)] = {**scope, sources: [who]}
     return found
 
 
 def _permission(way: Way) -> dict[str, Any]:
-    ports = {"IpProtocol": "tcp", "FromPort": way.port, "ToPort": way.port} if way.port else {"IpProtocol": "-1"}
-    if way.source.startswith("sg-"):
-        return {**ports, "UserIdGroupPairs": [{"GroupId": way.source}]}
-    if ":" in way.source:
-        return {**ports, "Ipv6Ranges": [{"CidrIpv6": way.source}]}
-    return {**ports, "IpRanges": [{"CidrIp": way.source}]}
+    scope: dict[str, Any] = {"IpProtocol": way.protocol}
+    if way.protocol != _ALL:
+        scope |= {"FromPort": way.first_port, "ToPort": way.last_port}
+    sources, name = _SOURCES[2 if way.source.startswith("sg-") else 1 if ":" in way.source else 0]
+    return {**scope, sources: [{name: way.source}]}
 
 
 def _specification(kind: str, deployment_id: str) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def rules(ec2: Any, group_id: str) -> list[tuple[Any, ...]]:
     return sorted(found, key=str)
 
 
+def permissions(ec2: Any, group_id: str) -> list[str]:
+    """All of what it lets in, in one order."""
+    (group,) = ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"]
+    return sorted(str({key: value for key, value in one.items() if value}) for one in group["IpPermissions"])
+
+
 def groups_of(ec2: Any, made: Instance) -> dict[str, str]:
     return {one["GroupName"]: one["GroupId"] for one in described(ec2, made.id)["SecurityGroups"]}
 
@@ -65,6 +71,53 @@ def test_what_a_former_fleet_file_let_in_is_closed_again(settings: dict[str, Any
     assert groups_of(ec2, again) == groups
     assert ("tcp", 22, 22, "203.0.113.0/24") not in rules(ec2, groups["gf--acme-llm"])
     assert rules(ec2, groups["gf--acme-llm--vllm-1"]) == [("tcp", 9000, 9000, "203.0.113.7/32")]
+
+
+ANYBODY = {"IpRanges": [{"CidrIp": "0.0.0.0/0", "Description": "quick fix"}]}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 9000, **ANYBODY},
+        {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, **ANYBODY},
+        {"IpProtocol": "-1", **ANYBODY},
+        {"IpProtocol": "udp", "FromPort": 22, "ToPort": 22, **ANYBODY},
+        {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, **ANYBODY},
+        # From who may come, but to more than they may reach: it begins at the same port as ours.
+        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 9000, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]},
+        {"IpProtocol": "tcp", "FromPort": 8000, "ToPort": 65535, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]},
+        {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 65535, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]},
+        {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "PrefixListIds": [{"PrefixListId": "pl-01234567"}]},
+    ],
+)
+def test_a_wide_rule_that_somebody_added_is_closed_by_the_next_rental(
+    provider: aws.AwsProvider, ec2: Any, rule: dict[str, Any]
+) -> None:
+    first = rent(provider, ports=((8000, "tcp"),))
+    groups = groups_of(ec2, first)
+    right = {one: permissions(ec2, one) for one in groups.values()}
+    assert len(right) == 2
+    for group, was in right.items():
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+        assert permissions(ec2, group) != was
+    provider.delete(first.id)
+    rent(provider, ports=((8000, "tcp"),))
+    assert {one: permissions(ec2, one) for one in groups.values()} == right
+
+
+def test_every_port_for_the_group_itself_is_only_what_says_so(provider: aws.AwsProvider, ec2: Any) -> None:
+    """All TCP ports from its own machines is less than everything from them, and no word for it."""
+    first = rent(provider)
+    (group,) = groups_of(ec2, first).values()
+    itself = [{"GroupId": group}]
+    every_port = {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, "UserIdGroupPairs": itself}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[every_port])
+    everything = {"IpProtocol": "-1", "UserIdGroupPairs": itself}
+    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[everything])
+    provider.delete(first.id)
+    rent(provider)
+    assert rules(ec2, group) == sorted([("-1", None, None, group), ("tcp", 22, 22, "203.0.113.7/32")], key=str)
 
 
 def test_security_groups_of_ones_own(settings: dict[str, Any], world: World, ec2: Any) -> None:
