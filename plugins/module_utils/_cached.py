@@ -136,6 +136,9 @@ class WatchedProvider:
         adjusting = cast(_provider.Adjusting, self._provider)  # the engine asks none that can't
         return self._changing(lambda: adjusting.adjust(instance_id))
 
+    def regions_looked_into(self) -> Collection[str]:
+        return cast(_provider.Regional, self._provider).regions_looked_into()
+
     def nonces(self, deployment_id: str, name: str, offer: Offer) -> tuple[str, ...]:
         agreeing = _provider.agreeing(self._provider)
         return agreeing.nonces(deployment_id, name, offer) if agreeing else ()

@@ -114,7 +114,7 @@ def past_of(lines: Iterable[Mapping[str, Any]], live: Collection[Key]) -> list[P
         if "id" in line and key not in live and not owned(key[0]):  # what is owned was never a rental
             seen.setdefault(key, line)
             if line["event"] in _taken_back.ENDS:
-                ended[key] = line["time"]
+                ended[key] = line.get("ended_at") or line["time"]
     return [
         Past(key, str(line.get("name")), line.get("created_at"), ended.get(key), line.get("price_per_hour_usd"))
         for key, line in seen.items()

@@ -115,8 +115,15 @@ class Run:
     def _waiting(self) -> Waiting:
         return Waiting(self.wish, self.done)
 
+    @property
+    def _answered(self) -> dict[str, Provider]:
+        return {name: provider for name, provider in self.providers.items() if name not in self.unanswered}
+
     def result(self) -> dict[str, Any]:
         found = self._find()
+        self.done.warnings += _taken_back.unseen_told(
+            _taken_back.unseen(self.wish.deployment_id, self._answered, [self.wish.name])
+        )
         # With a younger one of that name alive, ending this one would make that one count, whatever it is like.
         wish = replace(self.wish, on_drift="fail") if found.surplus else self.wish
         plan = _plan.make_plan(found.current, wish, deviations=self._deviations(found))
@@ -246,12 +253,12 @@ class Run:
         self.done.living = found.current
         if self.wish.state == "absent":
             self._end_all(found)
+            self._note_gone(())
             self._need_answers()
             return None, None
         current = found.current
         if current is None and plan.actions:
-            wish = self.wish
-            self.done.warnings += _taken_back.note_gone(wish.deployment_id, wish.name, self.providers, found.all)
+            self.done.warnings += self._note_gone(found.all)
         for action in plan.actions:
             if action is Action.CREATE:
                 current = self._rent(offers)
@@ -267,6 +274,10 @@ class Run:
         if current is None or self.wish.state == "stopped" or current.status is Status.STOPPED:
             return current, None
         return self._wait(current, offers)
+
+    def _note_gone(self, living: list[Instance] | tuple[()]) -> list[str]:
+        wish, anew = self.wish, self.wish.state != "absent"
+        return _taken_back.note_gone(wish.deployment_id, wish.name, self._answered, living, anew=anew)
 
     def _end_all(self, found: _rent.Found) -> None:
         """All of that name, also where one can't be ended: each goes on costing by itself."""

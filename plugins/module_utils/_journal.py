@@ -49,7 +49,10 @@ def record(event: str, instance: Instance | None = None, **details: Any) -> None
             "provider": instance.provider,
             "id": instance.id,
             "price_per_hour_usd": instance.price_per_hour_usd,
+            "region": instance.region,
             "created_at": instance.created_at,
+            "expiry_epoch_hours": instance.marker.expiry_epoch_hours,
+            "ends_itself": instance.ends_itself,
             "host_key": instance.host_key,
         }
     directory = home()

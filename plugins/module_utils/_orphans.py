@@ -19,6 +19,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _owned,
     _provider,
     _rent,
+    _taken_back,
     _views,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError
@@ -42,6 +43,9 @@ def run_orphan(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
             fix="Check that all fleet files of this deployment are given and current, then raise max_deletions.",
             result=sweep.told(judged),
         )
+    unseen = _taken_back.unseen_told(_taken_back.unseen(sweep.deployment_id, sweep.providers))
+    if params["confirm"] is not None and not check_mode:
+        sweep.note_gone(judged)
     ended = doomed
     if doomed and not check_mode:
         ended, failures = sweep.end(doomed)
@@ -57,6 +61,7 @@ def run_orphan(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         "changed": bool(ended),
         "deleted": _ended(ended),
         **sweep.told(judged),
+        "warnings": unseen,
         "diff": {"before": _lines(judged), "after": _lines(one for one in judged if one not in ended)},
     }
 
@@ -99,6 +104,12 @@ class Sweep:
         rentals = [_views.instance(one.instance) | {"verdict": one.verdict.value} for one in judged]
         unwanted = [one for one in rentals if one["owner"] == "fleet" and one["name"] not in self.wanted]
         return {"rentals": rentals, "orphans": unwanted}
+
+    def note_gone(self, judged: list[Judged]) -> None:
+        """What no fleet file names is rented anew by nobody, so nobody else would write down that it is gone."""
+        living = [one.instance for one in judged]
+        for name in sorted(_taken_back.names_left_open(self.deployment_id) - self.wanted):
+            _taken_back.note_gone(self.deployment_id, name, self.providers, living, anew=False)
 
     def end(self, doomed: list[Judged]) -> tuple[list[Judged], list[ProviderError]]:
         """End what a second list and a last look show to be the same; what is in the way of one saves no other."""

@@ -43,6 +43,7 @@ class Capability(enum.StrEnum):
     AGREES = "agrees"  # makes one rental of what several controllers order at once: all ask with the same nonce
     TIMER = "timer"  # a machine has a timer of its own that ends the rental when its lifetime is over
     DATES = "dates"  # says when something was rented; elsewhere the nonce of its marker does
+    SOME_REGIONS = "some_regions"  # may look into some regions alone: what lives in others is in no list of it
 
 
 # What each provider can do, as data: checked before any call, and rendered into the docs.
@@ -121,6 +122,7 @@ CAPABILITIES: dict[str, frozenset[Capability]] = {
             Capability.AGREES,
             Capability.TIMER,
             Capability.DATES,
+            Capability.SOME_REGIONS,
         }
     ),
     # Machines that their user owns: no account and no marker, so nothing that somebody would have to rent, stop or end.
@@ -312,6 +314,20 @@ class Adjusting(Provider, Protocol):
 
     def adjust(self, instance_id: str) -> Instance:
         """Put that right, and nothing else."""
+
+
+class Regional(Provider, Protocol):
+    """A provider with the capability SOME_REGIONS."""
+
+    def regions_looked_into(self) -> Collection[str]:
+        """Where its lists look for what is ours."""
+
+
+def looks_into(provider: Provider, region: object) -> bool:
+    """Whether its complete list would have what was rented in that region (None: nobody knows in which)."""
+    if Capability.SOME_REGIONS not in provider.capabilities:
+        return True
+    return region in cast(Regional, provider).regions_looked_into()
 
 
 def adjusting(provider: Provider) -> Adjusting | None:

@@ -49,18 +49,21 @@ def _machines(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_arguments.complete_instance(one)[0] for one in machines]
 
 
-def _look(params: Mapping[str, Any], providers: Mapping[str, Provider]) -> tuple[list[Instance], list[ProviderError]]:
-    """The deployment's instances at all providers that answer, and the errors of the others."""
+def _look(
+    params: Mapping[str, Any], providers: Mapping[str, Provider]
+) -> tuple[list[Instance], dict[str, ProviderError]]:
+    """The deployment's instances at all providers that answer, and the errors of the others by their names."""
     instances: list[Instance] = []
-    errors: list[ProviderError] = []
+    errors: dict[str, ProviderError] = {}
     with ThreadPoolExecutor(max_workers=max(1, len(providers))) as pool:
-        for call in [pool.submit(provider.list) for provider in providers.values()]:
+        calls = {name: pool.submit(provider.list) for name, provider in providers.items()}
+        for name, call in calls.items():
             try:
                 instances += call.result()
             except ProviderError as error:
-                errors.append(error)
+                errors[name] = error
     if errors and len(errors) == len(providers):
-        raise errors[0]
+        raise next(iter(errors.values()))
     ours = [one for one in instances if one.marker.deployment_id == params["deployment_id"]]
     return sorted(ours, key=lambda one: (one.marker.name, one.created_at or 0.0, one.id)), errors
 
@@ -81,12 +84,16 @@ def list_instances(params: Mapping[str, Any]) -> dict[str, Any]:
             pin = _pins.find(providers[one.provider], one) if one.own_tls else None
             if pin:
                 certificates.append({"name": one.marker.name, "fingerprint": pin.fingerprint, "origin": pin.said})
+    answered = {name: provider for name, provider in providers.items() if name not in errors}
+    unseen = list(_taken_back.unseen(params["deployment_id"], answered, names))
     return {
         "changed": False,
+        "warnings": _taken_back.unseen_told(unseen),
+        "unseen": [{"name": one.name, "provider": one.provider, "id": one.id, "region": one.region} for one in unseen],
         "instances": [_views.instance(one) | costs[_costs.key_of(one)].as_result() for one in asked],
         "certificates": certificates,
         "complete": not errors,
-        "errors": [error.as_failure() for error in errors],
+        "errors": [error.as_failure() for error in errors.values()],
     }
 
 
@@ -139,5 +146,5 @@ def sum_up_cost(params: Mapping[str, Any]) -> dict[str, Any]:
         "complete": not errors and all(cost.complete for cost in costs.values()),
         "live": live,
         "past": [gone.as_result(costs[gone.key]) for gone in past],
-        "errors": [error.as_failure() for error in [*errors, *unread]],
+        "errors": [error.as_failure() for error in [*errors.values(), *unread]],
     }

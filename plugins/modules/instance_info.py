@@ -246,6 +246,14 @@ certificates:
     - name: vllm-1
       fingerprint: "sha256:9f0c0a"
       origin: remembered by this controller
+unseen:
+  description: >-
+    What this controller rented in a region that its provider looks into no more, and whose end it does not know. It
+    may still live and cost; no list says so. A warning says what to do.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{name: vllm-1, provider: aws, id: i-0123456789abcdef0, region: us-west-2}]
 complete:
   description: Whether all providers have answered. Only then the absence of an instance means something.
   returned: success

@@ -54,9 +54,11 @@ def example(tmp_path: Path) -> Path:
     return file
 
 
-def play(server: MotoServer, fleet: Path, playbook: str, *arguments: str, ok: bool = True) -> str:
-    """By a controller with an empty home each time."""
-    home = fleet.parent / f"home-{len(list(fleet.parent.glob('home-*')))}"
+def play(
+    server: MotoServer, fleet: Path, playbook: str, *arguments: str, ok: bool = True, home_name: str | None = None
+) -> str:
+    """By a controller with an empty home each time, unless it is one with a name."""
+    home = fleet.parent / (home_name or f"home-{len(list(fleet.parent.glob('home-*')))}")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         "AWS_ACCESS_KEY_ID": "any",
@@ -144,6 +146,26 @@ def test_the_example_is_planned_rented_and_ended(server: MotoServer, example: Pa
     assert [group["GroupName"] for group in ec2.describe_security_groups()["SecurityGroups"]] == ["default"]
     assert ec2.describe_key_pairs()["KeyPairs"] == []
     assert "changed=0" in play(server, example, "destroy", "-e", f"fleet_confirm={DEPLOYMENT}")
+
+
+def test_where_nobody_looks_any_more_is_named_by_who_rented_there(server: MotoServer, example: Path) -> None:
+    """The playbooks say so beside that nothing is left; who looks there again can end it."""
+    play(server, example, "provision", home_name="same")
+    (one,) = server.world.alive()
+    text = example.read_text()
+    assert text.count("regions: [us-east-1]") == 1
+    example.write_text(text.replace("regions: [us-east-1]", "regions: [us-west-2]"))
+    confirmed = ("destroy", "-e", f"fleet_confirm={DEPLOYMENT}")
+    said = play(server, example, *confirmed, home_name="same")
+    words = " ".join(said.split())
+    assert f"vllm-1 ({one.id}) was rented at aws in us-east-1, where nobody looks any more" in words
+    assert f"of deployment {DEPLOYMENT} is left where they looked. Nobody looked for vllm-1 in us-east-1." in words
+    assert "perhaps alive: vllm-1 in us-east-1" in play(server, example, "status", home_name="same")
+    assert [alive.id for alive in server.world.alive()] == [one.id]
+    example.write_text(text)
+    said = play(server, example, *confirmed, home_name="same")
+    assert f"nothing that was to be destroyed of deployment {DEPLOYMENT} is left." in " ".join(said.split()), said
+    assert server.world.alive() == []
 
 
 def test_a_fleet_without_a_way_in_is_told_so_by_the_plan(server: MotoServer, example: Path) -> None:

@@ -11,8 +11,7 @@ all controllers ask with the same token, so one of them makes the machine and th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -253,6 +252,9 @@ class AwsProvider:
                     found.append(instance)
         return found
 
+    def regions_looked_into(self) -> Collection[str]:
+        return self._api.regions()
+
     def _rows_in(self, region: str) -> wire.Rows:
         """What carries our tag there, also what was terminated within the last hour."""
         filters = [{"Name": "tag-key", "Values": [wire.MARKER_TAG]}]
@@ -261,12 +263,7 @@ class AwsProvider:
 
     def _find(self, instance_id: str) -> tuple[dict[str, Any], str] | None:
         """The provider's description and its region; None only when EC2 says that it doesn't exist any more."""
-        if not re.fullmatch(r"i-[0-9a-f]{8,17}", instance_id):
-            raise InvalidRequest(
-                f"{instance_id!r} is no id of EC2: those are i- and up to 17 hexadecimal digits.",
-                provider=self.name,
-                fix="Take one that instance_info shows.",
-            )
+        wire.check_id(instance_id)
 
         def look(region: str) -> dict[str, Any] | None:
             try:

@@ -137,6 +137,15 @@ def nonces_after(deployment_id: str, name: str, region: str, previous: str, coun
     return found
 
 
+def check_id(instance_id: str) -> None:
+    if not re.fullmatch(r"i-[0-9a-f]{8,17}", instance_id):
+        raise InvalidRequest(
+            f"{instance_id!r} is no id of EC2: those are i- and up to 17 hexadecimal digits.",
+            provider=PROVIDER,
+            fix="Take one that instance_info shows.",
+        )
+
+
 def tags_of(row: Mapping[str, Any]) -> dict[str, str]:
     return {str(tag.get("Key")): str(tag.get("Value")) for tag in row.get("Tags") or ()}
 

@@ -51,6 +51,7 @@ FACTS = {
     Capability.AGREES,
     Capability.TIMER,
     Capability.DATES,
+    Capability.SOME_REGIONS,
 }
 
 

@@ -18,12 +18,14 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
     _fleet_file,
     _inventory,
     _journal,
+    _provider,
     _readiness,
     _report,
+    _taken_back,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._listing import Listing
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._probe import Probe
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, NoCapacity
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai
@@ -287,7 +289,10 @@ def test_what_is_gone_is_rented_anew_with_its_own_key_and_the_ledger_of_the_old_
     assert f"vllm-1 at vastai ({first['id']}) is no longer there. It was interruptible" in warning
     assert events("gone") == [("gone", first["id"])]
     (past,) = _costs.past_of(_journal.read("acme-llm"), {("vastai", second["id"])})
-    assert past.hours == pytest.approx(1.0, abs=0.5)
+    (end,) = [line["time"] for line in _journal.read("acme-llm") if line["event"] == "gone"]
+    assert past.began is not None
+    assert end - past.began >= 3600
+    assert past.hours == pytest.approx((end - past.began) / 3600)
     assert run(provider)["warnings"] == [], "told once"
     assert events("gone") == [("gone", first["id"])]
 
@@ -311,3 +316,68 @@ def test_check_mode_writes_nothing_down(provider: vastai.VastaiProvider, world: 
     world.take_back("vllm-1")
     assert Run({"vastai": provider}, WISH, check_mode=True).result()["actions"] == ["create"]
     assert events("gone") == []
+
+
+def test_what_ended_at_its_own_expiry_was_not_taken_back(provider: vastai.VastaiProvider, world: World) -> None:
+    first = run(provider)["instance"]
+    world.skip(10 * 3600)
+    world.take_back("vllm-1")
+    assert run(provider)["warnings"] == []
+    (gone,) = [line for line in _journal.read("acme-llm") if line["event"] == "gone"]
+    assert (gone["id"], gone["reason"]) == (first["id"], "expired")
+
+
+class Lists:
+    """A provider that answers; nobody asks it anything here."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.capabilities = _provider.CAPABILITIES[name] - {_provider.Capability.SOME_REGIONS}
+
+
+@pytest.mark.parametrize(
+    ("name", "ends_itself", "hours_later", "orders", "ended_hour"),
+    [
+        ("gcp", False, 9, (), 8),  # Google ends it then
+        ("aws", False, 30, (), 8),  # its timer does
+        ("vastai", True, 9, (), 8),  # what runs there does, with its key
+        ("vastai", False, 9, (), 9),  # some controller's sweep did, nobody here knows when
+        ("gcp", False, 9, ("stopped",), 9),  # what is stopped is ended by a sweep, too
+        ("gcp", False, 9, ("stopped", "started"), 8),
+        ("aws", False, 9, ("renewed",), None),  # it had been given more time, so somebody took it back
+        ("gcp", False, 7, (), None),  # its time was not over
+    ],
+)
+def test_the_end_of_what_ended_as_ordered_is_its_expiry(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    ends_itself: bool,
+    hours_later: int,
+    orders: tuple[str, ...],
+    ended_hour: int | None,
+) -> None:
+    monkeypatch.setenv("GPUFLEET_HOME", str(tmp_path / "home"))
+    began = 500_000
+    monkeypatch.setattr(_clock, "now", lambda: began * 3600.0)
+    marker = Marker("acme-llm", "vllm-1", "abc123", began + 8)
+    one = Instance(
+        name,
+        "1",
+        marker,
+        Status.RUNNING,
+        created_at=began * 3600.0,
+        price_per_hour_usd=2.0,
+        ends_itself=ends_itself,
+    )
+    _journal.record("created", one, interruptible=True)
+    for order in orders:
+        expiry = began + 24 if order == "renewed" else began + 8
+        _journal.record(order, replace(one, marker=replace(marker, expiry_epoch_hours=expiry)))
+    monkeypatch.setattr(_clock, "now", lambda: (began + hours_later) * 3600.0)
+    asked: Any = {name: Lists(name)}
+    told = _taken_back.note_gone("acme-llm", "vllm-1", asked, [])
+    assert bool(told) is (ended_hour is None), "taken back is only what had time left"
+    (past,) = _costs.past_of(_journal.read("acme-llm"), ())
+    assert past.hours == (hours_later if ended_hour is None else ended_hour)
+    assert _taken_back.note_gone("acme-llm", "vllm-1", asked, []) == [], "told once"
