@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _cache, _clock, _provider
@@ -135,6 +135,10 @@ class WatchedProvider:
     def adjust(self, instance_id: str) -> Instance:
         adjusting = cast(_provider.Adjusting, self._provider)  # the engine asks none that can't
         return self._changing(lambda: adjusting.adjust(instance_id))
+
+    def untouchable(self, instance_id: str) -> Sequence[str]:
+        adjusting = _provider.adjusting(self._provider)
+        return adjusting.untouchable(instance_id) if adjusting else ()
 
     def regions_looked_into(self) -> Collection[str]:
         return cast(_provider.Regional, self._provider).regions_looked_into()

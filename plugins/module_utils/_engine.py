@@ -178,6 +178,7 @@ class Run:
         if current is None or adjusting is None or self.wish.state in ("absent", "stopped"):
             return {}
         try:
+            self.done.warnings += adjusting.untouchable(current.id)
             return adjusting.deviations(current.id)
         except ProviderError as error:
             raise _with_what_lives(error, found) from error

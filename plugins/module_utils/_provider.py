@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Offer, Request
@@ -314,6 +314,9 @@ class Adjusting(Provider, Protocol):
 
     def adjust(self, instance_id: str) -> Instance:
         """Put that right, and nothing else."""
+
+    def untouchable(self, instance_id: str) -> Sequence[str]:
+        """Sentences about what else is not as it would be rented now: what can't be put right while it lives."""
 
 
 class Regional(Provider, Protocol):

@@ -367,6 +367,10 @@ class Instances:
         shown["tags"] = {**shown["tags"], "fingerprint": fingerprint(shown["tags"].get("items"))}
         shown["metadata"] = {**shown["metadata"], "fingerprint": fingerprint(shown["metadata"].get("items"))}
         shown["fingerprint"] = fingerprint(sorted(shown["labels"].items()))
+        limit = (shown["scheduling"].get("maxRunDuration") or {}).get("seconds")
+        if limit is not None and rental.status == "RUNNING":
+            ends = moment(rental.wire["_running_since"] + int(limit))
+            shown["resourceStatus"] = {"scheduling": {"terminationTimestamp": ends}}
         (nic,) = shown["networkInterfaces"]
         if rental.status in ("STAGING", "RUNNING"):
             address = self.world.machines.address(rental.id) or f"{PUBLIC_NETWORK}{int(rental.id) % 250 + 2}"

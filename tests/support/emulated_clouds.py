@@ -218,7 +218,7 @@ def make_clouds() -> dict[str, Cloud]:
                 "too many requests in a 403": {"status": 403, "body": TOO_MANY, "times": 2},
                 "delete takes its time": {"trouble": "delete_late", "seconds": 20},
             },
-            ("tags that somebody changed", "scheduling that somebody changed"),
+            ("tags that somebody changed", "labels that somebody changed", "scheduling that somebody changed"),
         ),
         cloud_aws.make(),
     ]

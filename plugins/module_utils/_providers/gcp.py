@@ -12,7 +12,7 @@ number, which is never used again. Google itself ends a machine whose time is ov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderError,
     ProviderUnavailable,
 )
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_drift as drift
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_errors as errors
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_sizes as sizes
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_wire as wire
@@ -155,17 +156,26 @@ class GcpProvider:
     def deviations(self, instance_id: str) -> dict[str, tuple[Any, Any]]:
         row = self._row(instance_id)
         marker = wire.marker_of(row) if row is not None else None
-        return wire.deviations(row, marker.deployment_id, self._settings) if row is not None and marker else {}
+        return drift.deviations(row, marker, self._settings) if row is not None and marker else {}
+
+    def untouchable(self, instance_id: str) -> Sequence[str]:
+        row = self._row(instance_id)
+        marker = wire.marker_of(row) if row is not None else None
+        return drift.untouchable(row, marker) if row is not None and marker else ()
 
     def adjust(self, instance_id: str) -> Instance:
         row = self._row(instance_id)
         if row is None:
             raise self._missing(instance_id)
         current, path = self._ours(row), wire.path_of(instance_id)
-        wrong = wire.deviations(row, current.marker.deployment_id, self._settings)
+        wrong = drift.deviations(row, current.marker, self._settings)
         if "network_tags" in wrong:
             body = {"items": wrong["network_tags"][1], "fingerprint": (row.get("tags") or {}).get("fingerprint")}
             self._finish(self._api.order("POST", f"{path}/setTags", body).body, "set its network tags")
+        if "labels" in wrong:
+            labels = {**(row.get("labels") or {}), **wrong["labels"][1]}
+            body = {"labels": labels, "labelFingerprint": row.get("labelFingerprint")}
+            self._finish(self._api.order("POST", f"{path}/setLabels", body).body, "set its labels")
         if "scheduling" in wrong:
             body = {**(row.get("scheduling") or {}), **wrong["scheduling"][1]}
             self._finish(self._api.order("POST", f"{path}/setScheduling", body).body, "set its scheduling")
@@ -184,9 +194,9 @@ class GcpProvider:
     def _lease_anew(self, instance_id: str, current: Instance, row: Mapping[str, Any]) -> None:
         """Its time counts from each start anew, but it shall end when its marker says."""
         left = wire.seconds_left(current.marker)
-        if left is None:
+        if left is None and not drift.has_limit(row):
             return
-        if left < wire.LEAST_RUN_SECONDS:
+        if left is not None and left < wire.LEAST_RUN_SECONDS:
             raise InvalidRequest(
                 f"{self.name}: the lifetime of {current.marker.name} ({instance_id}) is over: it is not started again.",
                 provider=self.name,

@@ -185,23 +185,8 @@ def network_tags(deployment_id: str, settings: Row) -> list[str]:
     return list(dict.fromkeys([TAG, f"{TAG}-{deployment_id}", *(settings.get("network_tags") or ())]))
 
 
-def deviations(row: Row, deployment_id: str, settings: Row) -> dict[str, tuple[Any, Any]]:
-    """(now, wanted) of what can be changed while it runs. Tags that nobody has declared are left alone."""
-    tags = list((row.get("tags") or {}).get("items") or ())
-    wanted = network_tags(deployment_id, settings)
-    if settings.get("network_tags") is None:
-        wanted = list(dict.fromkeys([*wanted, *tags]))
-    found: dict[str, tuple[Any, Any]] = {}
-    if set(tags) != set(wanted):
-        found["network_tags"] = (sorted(tags), sorted(wanted))
-    known = row.get("scheduling") or {}
-    right = scheduling(has_accelerators=bool(row.get("guestAccelerators")), spot=is_spot(row), seconds=None)
-    wrong = {
-        name: known.get(name) for name in ("onHostMaintenance", "automaticRestart") if known.get(name) != right[name]
-    }
-    if wrong:
-        found["scheduling"] = (wrong, {name: right[name] for name in wrong})
-    return found
+def labels(marker: Marker) -> dict[str, str]:
+    return {MARKER_LABEL: _marker.encode(marker), OWNER_LABEL: marker.owner.replace(":", "_")}
 
 
 def create_body(request: Request, settings: Row) -> dict[str, Any]:
@@ -213,7 +198,7 @@ def create_body(request: Request, settings: Row) -> dict[str, Any]:
     body: dict[str, Any] = {
         "name": instance_name(marker),
         "machineType": f"zones/{zone}/machineTypes/{machine_type}",
-        "labels": {MARKER_LABEL: _marker.encode(marker), OWNER_LABEL: marker.owner.replace(":", "_")},
+        "labels": labels(marker),
         "tags": {"items": network_tags(marker.deployment_id, settings)},
         "disks": [
             {
@@ -383,12 +368,13 @@ def instance_from(row: Row) -> Instance | None:
         address=nic.get("networkIP"),
         ssh_endpoints=(Endpoint(way, 22),) if way else (),
         interruptible=spot,
-        created_at=_moment(row.get("creationTimestamp")),
+        created_at=moment(row.get("creationTimestamp")),
         detail=" ".join(filter(None, [word.lower(), "(spot)" if spot else "", str(row.get("statusMessage") or "")])),
     )
 
 
-def _moment(text: object) -> float | None:
+def moment(text: object) -> float | None:
+    """Seconds since the epoch; None for what is no time."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
     except ValueError:

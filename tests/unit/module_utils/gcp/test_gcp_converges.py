@@ -9,17 +9,19 @@ so reports it for ever; it also takes a URL and the name at its end for two diff
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import InvalidRequest
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp, gcp_drift, gcp_wire
 from emulators import gcp as emulator
 from emulators.world import Fault, World
-from support.gcp_calls import KEY, marker, orders, rent, rental
+from support.gcp_calls import KEY, marker, orders, query, rent, rental, request
 
 WISH = Wish(
     "acme-llm",
@@ -59,6 +61,19 @@ def verbs(world: World) -> list[str]:
             {"scheduling": {"automaticRestart": False}},
             {"scheduling": {"automaticRestart": True}},
         ),
+        # What Google itself takes when nobody says anything. With GPUs it could not be moved, and would be lost.
+        (
+            {"scheduling": {"onHostMaintenance": "MIGRATE"}},
+            "setScheduling",
+            {"scheduling": {"onHostMaintenance": "MIGRATE"}},
+            {"scheduling": {"onHostMaintenance": "TERMINATE"}},
+        ),
+        (
+            {"labels": {"gpufleet-owner": None, "team": "blue"}},
+            "setLabels",
+            {"labels": {}},
+            {"labels": {"gpufleet-owner": "fleet"}},
+        ),
     ],
 )
 def test_a_change_by_hand_is_put_right_once(
@@ -73,7 +88,8 @@ def test_a_change_by_hand_is_put_right_once(
     wire = rental(world, made.id).wire
     lease = wire["scheduling"]["maxRunDuration"]
     for name, value in change.items():
-        wire[name] = {**wire[name], **value} if name == "scheduling" else value
+        changed = value if name == "tags" else {**wire[name], **value}
+        wire[name] = {key: one for key, one in changed.items() if one is not None}
     world.calls.clear()
     told = run(provider, check_mode=True)
     assert (told["changed"], told["actions"], orders(world)) == (True, ["adjust"], [])
@@ -85,6 +101,10 @@ def test_a_change_by_hand_is_put_right_once(
     assert (again["changed"], again["actions"], verbs(world)) == (False, [], [verb])
     assert again["diff"]["before"] == again["diff"]["after"]
     assert wire["scheduling"]["maxRunDuration"] == lease, "its end stays what it was"
+    assert wire["scheduling"]["onHostMaintenance"] == "TERMINATE"
+    assert wire["labels"]["gpufleet-owner"] == "fleet"
+    assert wire["labels"].get("team") == change.get("labels", {}).get("team"), "labels of others are left alone"
+    assert provider.list()[0].marker == made.marker
 
 
 def test_tags_that_are_declared_are_all_there_are(provider: gcp.GcpProvider, world: World, url: str) -> None:
@@ -126,3 +146,100 @@ def test_what_somebody_changed_does_not_hinder_a_stop(provider: gcp.GcpProvider,
     stopped = run(provider, state="stopped")
     assert stopped["actions"] == ["stop"]
     assert verbs(world)[-1] == "stop"
+
+
+def test_no_machine_with_gpus_is_ordered_to_migrate(provider: gcp.GcpProvider) -> None:
+    """Of all that can be had there, on demand and as spot; those without GPUs may be moved."""
+    seen = set()
+    for spot in (False, True):
+        for gpu in ("L4", "T4", "A100", "A100_80GB", "H100", "H200"):
+            for count in (1, 8):
+                for offer in provider.offers(query(gpu=gpu, gpu_count=count, interruptible=spot)):
+                    body = gcp_wire.create_body(request(offer), {})
+                    assert body["scheduling"]["onHostMaintenance"] == "TERMINATE", offer.id
+                    seen.add((offer.gpu, spot))
+    assert {("L4", False), ("L4", True), ("T4", False), ("T4", True)} <= seen
+    (without, *_more) = provider.offers(query(gpu=None))
+    assert gcp_wire.create_body(request(without), {})["scheduling"]["onHostMaintenance"] == "MIGRATE"
+
+
+# What Google changes only while a machine is stopped ------------------------------------------------------------------
+
+
+def running(provider: gcp.GcpProvider, world: World, hours: int) -> dict[str, Any]:
+    """The books of one that runs."""
+    made = rent(provider, marker=marker(hours))
+    while provider.get(made.id).status is not Status.RUNNING:  # type: ignore[union-attr]
+        world.skip(10)
+    return rental(world, made.id).wire
+
+
+@pytest.mark.parametrize(
+    ("hours", "change", "words"),
+    [
+        (
+            100,
+            {"maxRunDuration": None, "instanceTerminationAction": None},
+            "Google does not end it at 20.*no maxRunDur",
+        ),
+        (
+            100,
+            {"maxRunDuration": {"seconds": str(300 * 3600)}},
+            "Google ends it at 20.*, and its lifetime is over at 20",
+        ),
+        (
+            100,
+            {"maxRunDuration": {"seconds": str(50 * 3600)}},
+            "Google ends it at 20.*, and its lifetime is over at 20",
+        ),
+        (100, {"instanceTerminationAction": "STOP"}, r"instead of deleting it \(STOP\): its disk would cost on"),
+        (
+            0,
+            {"maxRunDuration": {"seconds": str(50 * 3600)}},
+            "Google ends it at 20.*, although its lifetime is unlimited",
+        ),
+    ],
+)
+def test_an_end_that_somebody_changed_is_told_and_set_anew_by_the_next_start(
+    provider: gcp.GcpProvider,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    hours: int,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setattr(gcp_drift, "_SLACK_SECONDS", 5 * 3600.0)  # half an hour passes in less than a second here
+    wire = running(provider, world, hours)
+    assert run(provider)["warnings"] == [], "as it was rented"
+    right = dict(wire["scheduling"])
+    changed = {**right, "instanceTerminationAction": "DELETE", **change}
+    wire["scheduling"] = {key: value for key, value in changed.items() if value is not None}
+    done = run(provider)
+    (told,) = done["warnings"]
+    assert re.search(words, told)
+    assert told.endswith("or let gpuops.fleet.sweep with fleet_confirm end it in time.")
+    assert (done["changed"], "setScheduling" in verbs(world)) == (False, False), "Google refuses it while it runs"
+    assert run(provider, state="stopped")["warnings"] == []
+    run(provider)
+    while provider.list()[0].status is not Status.RUNNING:
+        world.skip(10)
+    assert run(provider)["warnings"] == []
+    limit = wire["scheduling"].pop("maxRunDuration", None)
+    assert (limit is None) is (right.pop("maxRunDuration", None) is None)
+    assert wire["scheduling"] == right
+
+
+def test_the_end_is_counted_from_the_start_where_google_does_not_say_it() -> None:
+    one = marker(8)
+    row = {
+        "name": "gf--acme-llm--vllm-1",
+        "status": "RUNNING",
+        "lastStartTimestamp": "2027-01-15T08:00:00.000-00:00",
+        "scheduling": {"maxRunDuration": {"seconds": "3600"}, "instanceTerminationAction": "DELETE"},
+    }
+    began = datetime(2027, 1, 15, 8, tzinfo=UTC).timestamp()
+    right = replace(one, expiry_epoch_hours=int(began / 3600) + 1)
+    assert gcp_drift.untouchable(row, right) == []
+    (told,) = gcp_drift.untouchable(row, replace(right, expiry_epoch_hours=right.expiry_epoch_hours + 2))
+    assert "Google ends it at 2027-01-15T09:00:00Z, and its lifetime is over at 2027-01-15T11:00:00Z" in told
+    assert gcp_drift.untouchable({**row, "status": "TERMINATED"}, one) == []
