@@ -10,11 +10,20 @@ import subprocess
 from pathlib import Path
 
 from emulators import compute_schema, gcp
+from emulators.machines import NoMachines
 from emulators.server import serving
 from emulators.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFleetFleetFleetFleetFleetFleetFleetFleetFle"
 PYTHON = ROOT / "build" / "clients" / "google" / "bin" / "python"
+
+
+class WithHostKey(NoMachines):
+    """Nothing is behind a rental, but a guest's agent that has written its host key."""
+
+    def host_key(self, rental_id: str) -> str | None:
+        return f"{HOST_KEY} root@somewhere"
 
 
 def installed() -> None:
@@ -24,7 +33,7 @@ def installed() -> None:
 
 def test_google_cloud_compute_1_57_rents_changes_stops_starts_and_deletes() -> None:
     installed()
-    world = World("gcp", scale=600)
+    world = World("gcp", scale=600, machines=WithHostKey())
     with serving(gcp.make(world), world) as url:
         driver = ROOT / "tests" / "support" / "google_client.py"
         command = [str(PYTHON), str(driver), url, gcp.PROJECT]
@@ -34,6 +43,8 @@ def test_google_cloud_compute_1_57_rents_changes_stops_starts_and_deletes() -> N
     zones = ["zones/europe-west4-b", "zones/us-central1-a", "zones/us-central1-b", "zones/us-central1-c"]
     assert seen.pop("zones") == [*zones, "zones/us-east4-a"]
     assert "Instances with guest accelerators do not support live migration." in seen.pop("migrating")
+    assert "do not support live migration." in seen.pop("to migrate")
+    assert "must be stopped before" in seen.pop("its end while it runs")
     stocked = "us-central1-b,us-central1-c,us-east4-a,europe-west4-b"
     assert seen == {
         "sold out": [503, "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", stocked],
@@ -45,6 +56,10 @@ def test_google_cloud_compute_1_57_rents_changes_stops_starts_and_deletes() -> N
         "listed": ["one"],
         "everywhere": ["one"],
         "stale": 412,
+        "tags": [["ours"], 412],
+        "kept on": ["TERMINATE", False, None, ""],
+        "told by the guest": [["hostkeys", *HOST_KEY.split()]],
+        "its end while it is stopped": ["TERMINATE", True, 3600, "DELETE"],
         "stop": "TERMINATED",
         "start": "RUNNING",
         "left": [],

@@ -30,6 +30,7 @@ def wish(name: str, zone: str, **scheduling: Any) -> compute_v1.Instance:
         disks=[compute_v1.AttachedDisk(boot=True, auto_delete=True, initialize_params=disk)],
         network_interfaces=[network],
         scheduling=compute_v1.Scheduling(**scheduling),
+        metadata=compute_v1.Metadata(items=[compute_v1.Items(key="enable-guest-attributes", value="TRUE")]),
     )
 
 
@@ -55,6 +56,41 @@ class Client:
             else:
                 operation = self._in_project.wait(**named)
         return operation
+
+
+def change_tags(client: Client, here: dict[str, Any]) -> list[Any]:
+    """The tags of the machine after a change, and what a second one by the same fingerprint comes to."""
+    tags = client.machines.get(**here, instance="one").tags
+    wanted = compute_v1.Tags(items=["ours"], fingerprint=tags.fingerprint)
+    order: dict[str, Any] = {"instance": "one", "tags_resource": wanted}
+    client.done(client.machines.set_tags_unary(**here, **order))
+    now = list(client.machines.get(**here, instance="one").tags.items)
+    try:
+        client.machines.set_tags_unary(**here, **order)
+    except PreconditionFailed as error:
+        return [now, error.code]
+    return [now]
+
+
+def change_scheduling(client: Client, here: dict[str, Any], **wanted: Any) -> list[Any] | str:
+    """What the machine has then of host maintenance, restart, seconds and action at its end; or why it is refused."""
+    scheduling = compute_v1.Scheduling(**wanted)
+    try:
+        client.done(client.machines.set_scheduling_unary(**here, instance="one", scheduling_resource=scheduling))
+    except BadRequest as error:
+        return str(error.message)
+    now = client.machines.get(**here, instance="one").scheduling
+    seconds = now.max_run_duration.seconds if "max_run_duration" in now else None
+    return [now.on_host_maintenance, now.automatic_restart, seconds, now.instance_termination_action]
+
+
+def guest_attributes(client: Client, here: dict[str, Any]) -> list[list[str]]:
+    """What the guest's agent has written about its host keys, once the machine runs."""
+    while client.machines.get(**here, instance="one").status != "RUNNING":
+        pass  # its time passes faster than ours
+    asked = compute_v1.GetGuestAttributesInstanceRequest(**here, instance="one", query_path="hostkeys/")
+    told = client.machines.get_guest_attributes(request=asked)
+    return [[one.namespace, one.key, one.value] for one in told.query_value.items]
 
 
 def main() -> None:
@@ -100,9 +136,21 @@ def main() -> None:
         machines.set_labels_unary(**here, **labels)
     except PreconditionFailed as error:
         seen["stale"] = error.code
+    seen["tags"] = change_tags(client, here)
+    seen["kept on"] = change_scheduling(client, here, automatic_restart=False, **away)
+    seen["to migrate"] = change_scheduling(client, here, on_host_maintenance="MIGRATE")
+    lease: dict[str, Any] = {
+        "max_run_duration": compute_v1.Duration(seconds=3600),
+        "instance_termination_action": "DELETE",
+        **away,
+    }
+    seen["its end while it runs"] = change_scheduling(client, here, **lease)
+    seen["told by the guest"] = guest_attributes(client, here)
     for verb in ("stop", "start"):
         client.done(getattr(machines, f"{verb}_unary")(**here, instance="one"))
         seen[verb] = machines.get(**here, instance="one").status
+        if verb == "stop":
+            seen["its end while it is stopped"] = change_scheduling(client, here, **lease)
     client.done(machines.delete_unary(**here, instance="one"))
     seen["left"] = [each.name for each in machines.list(**here)]
 
