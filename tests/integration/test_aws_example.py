@@ -160,7 +160,9 @@ def test_where_nobody_looks_any_more_is_named_by_who_rented_there(server: MotoSe
     words = " ".join(said.split())
     assert f"vllm-1 ({one.id}) was rented at aws in us-east-1, where nobody looks any more" in words
     assert f"of deployment {DEPLOYMENT} is left where they looked. Nobody looked for vllm-1 in us-east-1." in words
-    assert "perhaps alive: vllm-1 in us-east-1" in play(server, example, "status", home_name="same")
+    status = play(server, example, "status", home_name="same")
+    assert f"Nothing of deployment {DEPLOYMENT} lives where its providers look." in status
+    assert "perhaps alive: vllm-1 in us-east-1" in status
     assert [alive.id for alive in server.world.alive()] == [one.id]
     example.write_text(text)
     said = play(server, example, *confirmed, home_name="same")

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.gpuops.fleet.plugins.module_utils import _views
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_wire as wire
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers.gcp_errors import PROVIDER
 
 # Its time counts from its start, minutes after the order; an expiry that somebody changed is hours away.
 _SLACK_SECONDS = 1800.0
@@ -64,7 +65,7 @@ def untouchable(row: wire.Row, marker: Marker) -> list[str]:
     if not wrong:
         return []
     return [
-        f"{marker.name} at {wire.PROVIDER} ({row.get('name')}): {wrong}; somebody changed that, and Google takes no "
+        f"{marker.name} at {PROVIDER} ({row.get('name')}): {wrong}; somebody changed that, and Google takes no "
         "other end while it runs, so run it with state: stopped and then with state: started, or let "
         "gpuops.fleet.sweep with fleet_confirm end it in time."
     ]

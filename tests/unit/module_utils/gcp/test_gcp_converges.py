@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from ansible_collections.gpuops.fleet.plugins.module_utils import _engine
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import InvalidRequest
@@ -227,6 +228,14 @@ def test_an_end_that_somebody_changed_is_told_and_set_anew_by_the_next_start(
     limit = wire["scheduling"].pop("maxRunDuration", None)
     assert (limit is None) is (right.pop("maxRunDuration", None) is None)
     assert wire["scheduling"] == right
+
+
+def test_it_is_told_also_through_what_watches_an_account(provider: gcp.GcpProvider, world: World, url: str) -> None:
+    wire = running(provider, world, 0)
+    wire["scheduling"] |= {"maxRunDuration": {"seconds": str(50 * 3600)}, "instanceTerminationAction": "DELETE"}
+    watched = _engine.load_providers(["gcp"], {"gcp": {"project": emulator.PROJECT, "api_url": url}})
+    (told,) = Run(watched, WISH).result()["warnings"]
+    assert "although its lifetime is unlimited" in told
 
 
 def test_the_end_is_counted_from_the_start_where_google_does_not_say_it() -> None:
