@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer
 from gpuops_telemetry.api import make_app
 from gpuops_telemetry.dead_letters import TransactionalCommitter
 from gpuops_telemetry.kafka_options import consumer_options, dead_letter_producer_options
-from gpuops_telemetry.logs import set_up_logging
+from gpuops_telemetry.logs import kafka_logger, set_up_logging
 from gpuops_telemetry.pump import Pump
 from gpuops_telemetry.settings import Environment, ProcessorSettings, SettingsError
 from gpuops_telemetry.state import ProcessorState
@@ -30,9 +30,9 @@ STOP_SECONDS = 20.0
 
 def make_pump(settings: ProcessorSettings, state: ProcessorState, store: MongoStore) -> Pump:
     """The consuming loop, wired to the broker and the database."""
-    consumer = Consumer(consumer_options(settings.kafka, settings.group_id), logger=LOG)
+    consumer = Consumer(consumer_options(settings.kafka, settings.group_id), logger=kafka_logger())
     options = dead_letter_producer_options(settings.kafka, settings.group_id)
-    committer = TransactionalCommitter(consumer, lambda: Producer(options, logger=LOG))
+    committer = TransactionalCommitter(consumer, lambda: Producer(options, logger=kafka_logger()))
     return Pump(consumer, store, committer, state, topics=settings.topics, batch_size=settings.batch_size)
 
 

@@ -25,7 +25,7 @@ from gpuops_telemetry.events import GPU_METRICS_TOPIC, TOKEN_USAGE_TOPIC, Event,
 from gpuops_telemetry.gpu_samples import SampleError, Sampler, choose_sampler
 from gpuops_telemetry.kafka_options import producer_options
 from gpuops_telemetry.kafka_publisher import Publisher, PublisherMetrics
-from gpuops_telemetry.logs import set_up_logging
+from gpuops_telemetry.logs import kafka_logger, set_up_logging
 from gpuops_telemetry.settings import Environment, ProducerSettings, SettingsError
 from gpuops_telemetry.watchdog import watch
 
@@ -219,7 +219,8 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     metrics = ProducerMetrics()
     # No time-out for a delivery: through an outage events wait in the bounded queue instead of being given up.
-    publisher = Publisher(Producer(producer_options(settings.kafka) | {"message.timeout.ms": 0}, logger=LOG), metrics)
+    options = producer_options(settings.kafka) | {"message.timeout.ms": 0}
+    publisher = Publisher(Producer(options, logger=kafka_logger()), metrics)
     sampler = choose_sampler(settings.gpu_source)
     key, tokens, timeout = settings.vllm_api_key, settings.max_tokens, settings.request_timeout_seconds
     client = CompletionClient(settings.vllm_url, key, settings.model, tokens, timeout, settings.vllm_tls_fingerprint)
