@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from demo import FLEET_FILE, SERVICES, Fleet, Run
@@ -39,6 +42,27 @@ def fleet() -> Fleet:
     if missing:
         pytest.fail(f"The demo does not run ({', '.join(missing)} missing): run 'make demo' first.", pytrace=False)
     return demo
+
+
+def _copy_vllm_image(fleet: Fleet) -> str:
+    """Its name, once this machine's engine has it, too."""
+    vllm = fleet.service("vllm")
+    name = str(vllm.inspect()["Config"]["Image"])
+    # Its host is a container here: three gigabytes need not be encrypted on their way.
+    saving = ["docker", "exec", vllm.machine.variables["fleet_instance_id"], "docker", "save", name]
+    with subprocess.Popen(saving, stdout=subprocess.PIPE) as saved:
+        subprocess.run(["docker", "load", "--quiet"], stdin=saved.stdout, check=True, timeout=900)
+    assert saved.returncode == 0
+    return name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def vllm_image(request: pytest.FixtureRequest) -> Callable[[], str] | None:
+    """Waits for the image of vLLM on this machine; its copy begins first, because it is long and needs no processor."""
+    if not any(item.path.stem == "test_rented_vllm" for item in request.session.items):
+        return None
+    copying = ThreadPoolExecutor(1).submit(_copy_vllm_image, request.getfixturevalue("fleet"))
+    return copying.result
 
 
 @pytest.fixture(scope="session")

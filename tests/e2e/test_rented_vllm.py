@@ -10,9 +10,8 @@ happens at Vast.ai: the container makes its own certificate, and clients pin it.
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,16 +38,10 @@ TAG = "gpufleet/vllm-cpu:0.32.0"
 
 
 @pytest.fixture(scope="module")
-def image(fleet: Fleet) -> Iterator[str]:
+def image(vllm_image: Callable[[], str]) -> Iterator[str]:
     """The image of the demo's vLLM host, on this machine for a while."""
     assert ENGINE
-    vllm = fleet.service("vllm")
-    source = vllm.inspect()["Config"]["Image"]
-    # Its host is a container here: three gigabytes need not be encrypted on their way.
-    saving = ["docker", "exec", vllm.machine.variables["fleet_instance_id"], "docker", "save", source]
-    with subprocess.Popen(saving, stdout=subprocess.PIPE) as saved:
-        subprocess.run(["docker", "load", "--quiet"], stdin=saved.stdout, check=True, timeout=600)
-    assert saved.returncode == 0
+    source = vllm_image()
     ENGINE.images.get(source).tag(TAG)
     yield TAG
     for name in (TAG, source):
