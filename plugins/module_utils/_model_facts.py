@@ -20,6 +20,7 @@ Config = Mapping[str, Any]
 _PLAIN = ("gemma2", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe")
 # Layers of these keep a state of fixed size, in ways that each model says otherwise.
 _STATE_SPACE = ("attn_layer_period", "hybrid_override_pattern", "layers_block_type", "mamba_d_state", "ssm_state_size")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _ONE_SCALE = ("awq", "gptq", "fp8")  # vLLM refuses to give a GPU a part of a piece of these with one scale
 
 
@@ -52,6 +53,7 @@ def from_config(name: str, config: object, weights_bytes: int, origin: str, gate
         quantization=method,
         block=block,
         split_dim=_number(name, part, "moe_intermediate_size", "intermediate_size"),
+        experts=any(_number(name, part, key) > 1 for key in _EXPERTS),
         gated=gated,
         origin=origin,
     )

@@ -273,24 +273,29 @@ def _split(wish: Wish, model: Model | None) -> Iterator[Check]:
         yield Check("tensor_parallel", WARNED, detail, f"Set tensor_parallel_size to {wish.gpu_count}.")
     if model is None or size == 1:
         return
-    if model.attention_heads % size:
-        detail = f"{wish.model} has {model.attention_heads} attention heads, which {size} GPUs can't share equally."
-        yield Check("tensor_parallel", REFUSED, detail, f"Split over {_divisors(model.attention_heads)}.")
-        return
+    fits = ", ".join(str(one) for one in (1, 2, 4, 8, 16) if not _uneven(wish, model, one)) or "no number of GPUs"
+    uneven = _uneven(wish, model, size)
+    if uneven:
+        whole = ", or set expert_parallel (--enable-expert-parallel)" if model.experts and "scale" in uneven else ""
+        yield Check("tensor_parallel", REFUSED, f"{wish.model} {uneven}.", f"Split over {fits}{whole}.")
+    else:
+        yield Check("tensor_parallel", PASSED, f"{size} GPUs share {wish.model} equally.")
+
+
+def _uneven(wish: Wish, model: Model, size: int) -> str:
+    """Why so many GPUs can't share a model; empty when they can. The checks are those of vLLM when it loads one."""
+    heads, kv_heads = model.attention_heads, 0 if model.latent_dim else model.kv_heads
+    if heads % size:
+        return f"has {heads} attention heads, which {size} GPUs can't share equally"
+    if kv_heads and max(kv_heads, size) % min(kv_heads, size):
+        return f"has {kv_heads} key-value heads, which {size} GPUs can neither share equally nor have equal copies of"
     part = model.split_dim // size
-    if model.block and part % model.block:
-        detail = (
-            f"Over {size} GPUs each gets {part} of the {model.split_dim} columns of {wish.model}, which cuts "
-            f"the blocks of {model.block} that share one scale."
+    if size > 1 and model.block and part % model.block and not (model.experts and wish.expert_parallel):
+        return (
+            f"gives each of {size} GPUs {part} of {model.split_dim} columns, which cuts blocks of {model.block} that "
+            "share one scale"
         )
-        fits = [n for n in (1, 2, 4, 8) if not model.attention_heads % n and not (model.split_dim // n) % model.block]
-        yield Check("tensor_parallel", REFUSED, detail, f"Split over {', '.join(map(str, fits)) or 'none'}.")
-        return
-    yield Check("tensor_parallel", PASSED, f"{size} GPUs share {wish.model} equally.")
-
-
-def _divisors(heads: int) -> str:
-    return ", ".join(str(size) for size in (1, 2, 4, 5, 7, 8, 10, 14, 16) if not heads % size)
+    return ""
 
 
 def _context(wish: Wish, model: Model | None) -> Iterator[Check]:

@@ -21,6 +21,7 @@ _AS_OF = "2026-11-22"
 _AWQ: dict[str, Any] = {"quantization": "awq", "block": 128}
 _FP8: dict[str, Any] = {"quantization": "fp8", "block": 128}  # scales of squares of 128 weights
 _WHOLE_FP8: dict[str, Any] = {"quantization": "compressed-tensors"}  # scales of rows or of all, which split anywhere
+_EXPERTS: dict[str, Any] = {"experts": True}
 _GATED: dict[str, Any] = {"gated": True}
 
 
@@ -57,10 +58,12 @@ MODELS = (
     _row("qwen3-32b", "Qwen/Qwen3-32B", 65524246528, (64, 64, 8, 128, 25600, 40960)),
     _row("qwen3-32b", "Qwen/Qwen3-32B-FP8", 34318624768, (64, 64, 8, 128, 25600, 40960), **_FP8),
     _row("qwen3-32b", "Qwen/Qwen3-32B-AWQ", 19325298688, (64, 64, 8, 128, 25600, 40960), **_AWQ),
-    _row("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", 61064245248, (48, 32, 4, 128, 768, 40960)),
-    _row("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B-FP8", 31167246336, (48, 32, 4, 128, 768, 40960), **_FP8),
-    _row("qwen3-235b-a22b", "Qwen/Qwen3-235B-A22B", 470187269120, (94, 64, 4, 128, 1536, 40960)),
-    _row("qwen3-235b-a22b", "Qwen/Qwen3-235B-A22B-FP8", 236388375552, (94, 64, 4, 128, 1536, 40960), **_FP8),
+    _row("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", 61064245248, (48, 32, 4, 128, 768, 40960), **_EXPERTS),
+    _row("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B-FP8", 31167246336, (48, 32, 4, 128, 768, 40960), **_FP8, **_EXPERTS),
+    _row("qwen3-235b-a22b", "Qwen/Qwen3-235B-A22B", 470187269120, (94, 64, 4, 128, 1536, 40960), **_EXPERTS),
+    _row(
+        "qwen3-235b-a22b", "Qwen/Qwen3-235B-A22B-FP8", 236388375552, (94, 64, 4, 128, 1536, 40960), **_FP8, **_EXPERTS
+    ),
     _row("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", 15231233024, (28, 28, 4, 128, 18944, 32768)),
     _row("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct-AWQ", 5570747392, (28, 28, 4, 128, 18944, 32768), **_AWQ),
     _row("qwen2.5-14b-instruct", "Qwen/Qwen2.5-14B-Instruct", 29540067328, (48, 40, 8, 128, 13824, 32768)),
@@ -150,6 +153,7 @@ MODELS = (
         "mistralai/Mixtral-8x7B-Instruct-v0.1",
         93405585408,
         (32, 32, 8, 128, 14336, 32768),
+        **_EXPERTS,
     ),
     _row(
         "gemma-2-9b-it",
@@ -170,6 +174,7 @@ MODELS = (
         window_layers=12,
         window_tokens=128,
         quantization="mxfp4",
+        experts=True,
     ),
     _row(
         "gpt-oss-120b",
@@ -179,6 +184,19 @@ MODELS = (
         window_layers=18,
         window_tokens=128,
         quantization="mxfp4",
+        experts=True,
+    ),
+    _row(
+        "deepseek-r1-distill-qwen-14b",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B",
+        29540067328,
+        (48, 40, 8, 128, 13824, 131072),
+    ),
+    _row(
+        "deepseek-r1-distill-llama-8b",
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        16060522496,
+        (32, 32, 8, 128, 14336, 131072),
     ),
     # It keeps 512 + 64 elements of a token in each layer, on every GPU.
     _row(
@@ -187,6 +205,7 @@ MODELS = (
         688586727753,
         (61, 128, 128, 192, 2048, 163840),
         latent_dim=576,
+        experts=True,
         **_FP8,
     ),
 )

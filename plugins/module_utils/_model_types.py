@@ -33,6 +33,7 @@ class Model:
     quantization: str = ""  # quant_method of its configuration
     block: int = 0  # a piece of weights that shares one scale; no GPU may get a part of one
     split_dim: int = 0  # what tensor parallel splits in the (expert's) feed-forward network
+    experts: bool = False  # its feed-forward networks are several, of which a token uses a few
     gated: bool = False
     family: str = ""  # the same for all files of one model, whatever their format
     origin: str = "table"
@@ -49,6 +50,7 @@ class Wish:
     gpu_count: int = 1
     gpu_memory_mib: int = 0  # as CUDA reports it; 0: from the table
     tensor_parallel_size: int = 1
+    expert_parallel: bool = False  # whole experts to each GPU, instead of a part of each
     gpu_memory_utilization: float = 0.9
     max_model_len: int = 0  # tokens; 0: what the model was made for
     max_num_seqs: int = 0

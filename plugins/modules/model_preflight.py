@@ -51,6 +51,10 @@ options:
     description: How many GPUs the model is split over.
     type: int
     default: 1
+  expert_parallel:
+    description: Whether each GPU gets whole experts (C(--enable-expert-parallel)) instead of a part of each.
+    type: bool
+    default: false
   gpu_memory_utilization:
     description: The share of a GPU's memory that vLLM takes.
     type: float
@@ -239,6 +243,7 @@ SPEC = {
     "gpu_count": {"type": "int", "default": 1},
     "gpu_memory_mib": {"type": "int"},
     "tensor_parallel_size": {"type": "int", "default": 1},
+    "expert_parallel": {"type": "bool", "default": False},
     "gpu_memory_utilization": {"type": "float", "default": 0.9},
     "max_model_len": {"type": "int", "default": 0},
     "max_num_seqs": {"type": "int", "default": 0},
