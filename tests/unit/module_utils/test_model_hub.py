@@ -72,7 +72,7 @@ class Hub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     @staticmethod
     def rest() -> list[dict[str, Any]]:
@@ -102,7 +102,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def params(**more: Any) -> dict[str, Any]:
-    defaults = {name: spec.get("default") for name, spec in model_preflight.SPEC.items()}
+    specs: dict[str, Any] = dict(model_preflight.SPEC)
+    defaults = {name: spec.get("default") for name, spec in specs.items()}
     return defaults | {"model": MODEL, "gpu": "L4", "max_model_len": 8192} | more
 
 
