@@ -134,6 +134,7 @@ def test_a_repository_of_gguf_files_alone_is_known_by_them(hub: Hub) -> None:
 
 def test_a_gated_model_is_recognised_without_its_files(hub: Hub) -> None:
     hub.about(gated="manual", siblings=[*SHARDS, *Hub.rest()])
+    hub.answers[f"/{MODEL}/resolve/main/config.json"] = (401, {"error": "Access to this model is restricted."})
     said = answer(params(hub="try", hub_url=hub.url))
     assert len(said["refused"]) == 1
     assert "acme/assistant-8b is gated" in said["refused"][0]
@@ -178,7 +179,7 @@ def test_waiting_is_over_at_the_deadline(hub: Hub) -> None:
 
 def test_a_name_that_takes_long_to_resolve_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **more: release.wait(30) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **more: release.wait(5) or [])
     try:
         with pytest.raises(HubUnreachable, match=r"didn't answer all within 0\.2 s"):
             look_up(MODEL, "main", "https://hub.example", TOKEN, 0.2)
