@@ -63,6 +63,7 @@ class Quantization:
     capability: Version = (7, 0)
     removed: Version = ()
     online: float = 0.0  # what is left of 16-bit weights
+    deprecated: bool = False  # only taken with --allow-deprecated-quantization
     family: str = ""  # those of one family read each other's files
     as_of: str = "2026-11-22"
     source: str = _WHEEL
@@ -83,8 +84,8 @@ QUANTIZATION_ROWS = (
     Quantization("inc", (6, 0), family="inc"),
     Quantization("fp8", (7, 5), online=0.5, family="fp8"),
     Quantization("deepseek_v4_fp8", (7, 5), family="fp8"),
-    Quantization("fbgemm_fp8", (8, 0)),
-    Quantization("fp_quant", (10, 0)),
+    Quantization("fbgemm_fp8", (8, 0), deprecated=True),
+    Quantization("fp_quant", (10, 0), deprecated=True),
     Quantization("experts_int8", (8, 0), online=0.5),
     Quantization("fp8_per_tensor", (7, 5), online=0.5),
     Quantization("fp8_per_block", (7, 5), online=0.5),

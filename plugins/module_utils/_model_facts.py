@@ -20,6 +20,8 @@ Config = Mapping[str, Any]
 _PLAIN = ("gemma2", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe")
 # Layers of these keep a state of fixed size, in ways that each model says otherwise.
 _STATE_SPACE = ("attn_layer_period", "hybrid_override_pattern", "layers_block_type", "mamba_d_state", "ssm_state_size")
+# What vLLM calls otherwise than the files do.
+_OTHER_NAMES = {"auto-round": "inc", "compressed_tensors": "compressed-tensors"}
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _ONE_SCALE = ("awq", "gptq", "fp8")  # vLLM refuses to give a GPU a part of a piece of these with one scale
 
@@ -127,6 +129,9 @@ def _quantization(said: object) -> tuple[str, int]:
     if not isinstance(said, Mapping) or not isinstance(said.get("quant_method"), str):
         return "", 0
     method = str(said["quant_method"]).lower()
+    method = _OTHER_NAMES.get(method, method)
+    if method == "modelopt" and str(said.get("quant_algo")).upper() == "NVFP4":
+        method = "modelopt_fp4"
     blocks = said.get("weight_block_size")
     size = blocks[0] if isinstance(blocks, list) and blocks else said.get("group_size")
     return method, size if method in _ONE_SCALE and isinstance(size, int) and size > 0 else 0

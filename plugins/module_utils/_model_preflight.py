@@ -153,6 +153,10 @@ def _name(wish: Wish, engine: Engine, advice: _Advice) -> Iterator[Check]:
             )
             yield Check("model", UNKNOWN, detail, "Take the model's own safetensors repository.")
             return
+        if not _model_table.is_gguf(wish.model):
+            detail = "quantization is gguf, which vLLM has not had since 0.24."
+            yield Check("model", REFUSED, detail, "Leave quantization empty, and vLLM takes what the files say.")
+            return
         which = f"vLLM {words(engine.version)}" if engine.version else "vLLM since 0.24"
         fix = advice.equivalent() or (
             f"Take the safetensors repository that it was made from (look for '{_model_table.family_of(wish.model)}'), "
@@ -239,6 +243,10 @@ def _quantization(wish: Wish, model: Model | None, engine: Engine, advice: _Advi
     if has is None:
         yield Check("quantization", UNKNOWN, f"Whether {version} has '{name}' is not known here.", _SAY_VERSION)
         return
+    if row and row.deprecated:
+        fix = "Add --allow-deprecated-quantization to vllm_extra_arguments, or take another version of the model."
+        yield Check("quantization", WARNED, f"{version} has '{name}', but refuses it unless told otherwise.", fix)
+        return
     yield Check("quantization", PASSED, f"{version} has '{name}'.")
 
 
@@ -252,7 +260,7 @@ def _reads(wanted: str, own: str) -> bool:
     mine, theirs = BY_QUANTIZATION.get(wanted), BY_QUANTIZATION.get(own)
     if not mine or not theirs or not theirs.family:
         return mine is None or theirs is None
-    return mine.family == theirs.family or (mine.family in ("wna16", "inc") and theirs.family in ("awq", "gptq"))
+    return mine.family == theirs.family or (mine.family == "wna16" and theirs.family in ("awq", "gptq"))
 
 
 def _dtype(wish: Wish) -> Iterator[Check]:
