@@ -1,0 +1,85 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rules in a real kernel, tried by connections of IPv4 and IPv6 between network namespaces of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpuops.fleet.plugins.module_utils import _firewall
+
+NETWORK = Path(__file__).parents[3] / "support/firewall_network.py"
+SERVICES: list[dict[str, Any]] = [
+    {"name": "kafka", "ports": [9092, "9100-9200"], "from_groups": ["processor"]},
+    {"name": "gateway", "ports": [8443], "from_cidrs": ["10.9.2.0/24", "fd09:2::/64"]},
+    {"name": "empty-group", "ports": [9093], "from_groups": ["nobody"]},
+    {"name": "published", "ports": [8080, 80], "from_groups": ["processor"]},
+]
+GROUPS: dict[str, list[str]] = {"processor": ["peer.acme.internal"], "nobody": []}
+OWN = {
+    "container to its host",
+    "container to the outside",
+    "host to the outside",
+    "host to itself",
+    "host to its container",
+}
+ALLOWED = OWN | {
+    *("peer ipv4 22", "peer ipv6 22", "other ipv4 22", "other ipv6 22"),
+    *("peer ipv4 9092", "peer ipv6 9092", "peer ipv4 9150", "peer ipv6 9150"),
+    *("other ipv4 8443", "other ipv6 8443"),
+    "peer ipv4 8080",
+}
+
+
+def _missing() -> str:
+    if os.getuid() != 0:
+        return "a network namespace needs root"
+    gone = [name for name in ("nft", "ip", "unshare") if shutil.which(name) is None]
+    if gone:
+        return f"{gone[0]} is not installed; the Molecule scenario firewall tries the rules on hosts"
+    done = subprocess.run(["unshare", "--net", "--mount", "nft", "list", "tables"], capture_output=True, check=False)
+    return "" if done.returncode == 0 else "this machine may make no namespace, or its kernel has no nftables"
+
+
+pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing())
+
+
+def in_namespace(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["unshare", "--net", "--mount", *words], capture_output=True, text=True, check=False)
+
+
+def tried(directory: Path, how: str) -> dict[str, bool]:
+    (directory / "rules.nft").write_text(_firewall.rules(SERVICES, [22], ["docker0", "docker_gwbridge", "br-*"]))
+    (directory / "peers.json").write_text(json.dumps(_firewall.peers(SERVICES, GROUPS)))
+    done = in_namespace(sys.executable, str(NETWORK), str(directory), how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def test_nft_takes_the_rules_without_a_table_of_ours_before(tmp_path: Path) -> None:
+    for number, services in enumerate(([], SERVICES)):
+        (tmp_path / f"{number}.nft").write_text(_firewall.rules(services, [22, 2222], ["docker0", "br-*"]))
+        done = in_namespace("nft", "--check", "--file", str(tmp_path / f"{number}.nft"))
+        assert done.returncode == 0, done.stderr
+
+
+def test_exactly_what_is_named_answers(tmp_path: Path) -> None:
+    answers = tried(tmp_path, "guarded")
+    assert {attempt for attempt, answered in answers.items() if answered} == ALLOWED
+
+
+def test_without_the_rules_all_of_it_answers(tmp_path: Path) -> None:
+    """Or the test above would be content with a network that doesn't work."""
+    answers = tried(tmp_path, "open")
+    # Nothing publishes the container's port for IPv6 here.
+    refused = {attempt for attempt, answered in answers.items() if not answered}
+    assert refused == {"peer ipv6 8080", "other ipv6 8080"}
