@@ -115,10 +115,6 @@ def test_containers_and_the_host_itself_are_let_in(host: Host) -> None:
         assert host.run(f"docker exec listener timeout 5 bash -c 'exec 3<>/dev/tcp/{own}/{port}'").rc == 0
 
 
-def test_names_are_looked_up_outside(host: Host) -> None:
-    assert host.check_output("getent hosts processor-1.molecule-firewall.internal")
-
-
 @pytest.mark.parametrize(
     "unit", ["gpuops-fleet-firewall", "gpuops-fleet-firewall-refresh", "gpuops-fleet-firewall-rollback"]
 )
@@ -210,4 +206,4 @@ def test_without_the_role_the_host_is_as_open_as_before(host: Host, neighbours: 
     assert "changed=0" in play(*absent)
     left = host.run("find /etc /usr/local /var/lib/gpuops-fleet -name '*firewall*' -not -path '*/ufw/*'").stdout
     assert left == ""
-    assert "gpuops-fleet-firewall" not in host.check_output("systemctl list-unit-files --no-pager 'gpuops-*'")
+    assert "gpuops-fleet-firewall" not in host.run("systemctl list-unit-files --no-pager 'gpuops-*'").stdout
