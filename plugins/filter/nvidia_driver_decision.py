@@ -125,6 +125,9 @@ _value:
       description: What people should know besides.
       type: list
       elements: str
+    in_container:
+      description: Whether the host is a container, whatever is planted, so that its kernel is not its own.
+      type: bool
     busy:
       description: What is still at work on the host's packages or modules.
       type: list
@@ -143,7 +146,8 @@ def nvidia_driver_decision(
     replace: bool = False,
 ) -> dict[str, Any]:
     """What to do for this host, from its own answers and those that are planted."""
-    answers: dict[str, Any] = {**sections(facts), **(planted or {})}
+    own = sections(facts)
+    answers: dict[str, Any] = {**own, **(planted or {})}
     host = read_host(answers)
     wishes = Wishes(
         branch=str(branch),
@@ -157,6 +161,7 @@ def nvidia_driver_decision(
     return {
         **decide(host, wishes).as_dict(),
         "repository": repository.folder if repository else "",
+        "in_container": read_host(own).container,
         "busy": [line for line in str(answers.get("busy") or "").splitlines() if line.strip()],
     }
 

@@ -1,4 +1,4 @@
-"""What a host says about its GPUs and their driver: the script that asks it, with programs and files of a GPU machine."""
+"""What a host says about its GPUs and their driver: the script, with the programs and files of a GPU machine."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PROGRAMS = {
     "uname": 'case $1 in -r) echo 6.8.0-1015-gcp ;; *) echo x86_64 ;; esac',
     "systemd-detect-virt": "echo none; exit 1",
     "nvidia-smi": "echo 'NVIDIA L4, 580.95.05'; echo a warning >&2",
-    "modinfo": '[ "$2" = 6.8.0-1015-gcp ] || exit 1\ncase $4 in version) echo 580.95.05 ;; license) echo "Dual MIT/GPL" ;; esac',
-    "dpkg-query": "printf 'ii  nvidia-utils-580-server 580.95.05-0ubuntu1\\nun  nvidia-smi \\niF  nvidia-dkms-580 580.95.05\\n'",
+    "modinfo": '[ "$2" = 6.8.0-1015-gcp ] && case $4 in version) echo 580.95.05 ;; *) echo "Dual MIT/GPL" ;; esac',
+    "dpkg-query": "printf '%s\\n' 'ii  nvidia-utils-580-server 580.95.05' 'un  nvidia-smi ' 'iF  nvidia-dkms-580 580'",
     "apt-mark": "echo nvidia-utils-580-server",
     "apt-cache": "echo 'linux-image-gcp - Linux kernel image for Google'",
     "dkms": "printf 'nvidia/580.95.05, 6.8.0-1015-gcp, x86_64: installed\\nzfs/2.2.2: added\\n'",
