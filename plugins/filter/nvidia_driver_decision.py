@@ -128,6 +128,9 @@ _value:
     in_container:
       description: Whether the host is a container, whatever is planted, so that its kernel is not its own.
       type: bool
+    has_lists:
+      description: Whether apt has lists of packages, without which nothing can be said about what could be installed.
+      type: bool
     busy:
       description: What is still at work on the host's packages or modules.
       type: list
@@ -162,6 +165,7 @@ def nvidia_driver_decision(
         **decide(host, wishes).as_dict(),
         "repository": repository.folder if repository else "",
         "in_container": read_host(own).container,
+        "has_lists": str(own.get("lists", "")).strip() not in ("", "0"),
         "busy": [line for line in str(answers.get("busy") or "").splitlines() if line.strip()],
     }
 

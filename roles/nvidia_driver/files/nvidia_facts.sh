@@ -72,6 +72,9 @@ main() {
         apt-cache search --names-only \
             '^(nvidia-(headless|utils|fabricmanager)-|linux-modules-nvidia-|linux-headers-|linux-image-)' | cut -d ' ' -f 1
     fi
+    # How many lists of packages apt has; a fresh image has none.
+    echo "@@ lists"
+    find "$root/var/lib/apt/lists" -name '*Packages*' | wc -l
     echo "@@ busy"
     for lock in var/lib/dpkg/lock-frontend var/lib/dpkg/lock var/lib/apt/lists/lock var/cache/apt/archives/lock; do
         if holds_lock "$root/$lock"; then echo "/$lock is held"; fi

@@ -112,6 +112,21 @@ def test_gpus_that_need_different_modules_are_refused() -> None:
     assert "a kernel loads only one" in decide(case)["reason"]
 
 
+def test_a_container_is_told_although_something_else_is_planted() -> None:
+    """There the kernel is not the host's own, and no module may be built or loaded."""
+    assert [
+        DECIDE(f"@@ container\n{kind}\n", planted={"container": "none"})["in_container"] for kind in ("none", "docker")
+    ] == [
+        False,
+        True,
+    ]
+
+
+def test_whether_apt_knows_anything_is_told() -> None:
+    """In check mode a fresh image must not be refused for what only its lists lack."""
+    assert [DECIDE(f"@@ lists\n{count}\n")["has_lists"] for count in (0, 1, 12)] == [False, True, True]
+
+
 def test_what_is_at_work_is_told() -> None:
     assert DECIDE("@@ busy\n/var/lib/dpkg/lock-frontend is held\ndkms is at work\n")["busy"] == [
         "/var/lib/dpkg/lock-frontend is held",

@@ -101,6 +101,13 @@ def test_a_bare_machine_answers_nothing_and_does_not_fail(tmp_path: Path) -> Non
     assert found.smi_exit_status == 127
 
 
+def test_lists_of_apt_are_counted(machine: Path) -> None:
+    assert printed(machine)["lists"] == "0"
+    (machine / "var/lib/apt/lists").mkdir(parents=True)
+    (machine / "var/lib/apt/lists/archive.ubuntu.com_ubuntu_dists_noble_main_binary-amd64_Packages.lz4").touch()
+    assert printed(machine)["lists"] == "1"
+
+
 def test_traces_of_the_run_file_and_of_nouveau(machine: Path) -> None:
     (machine / "usr/bin").mkdir(parents=True)
     (machine / "usr/bin/nvidia-uninstall").touch()

@@ -1,0 +1,102 @@
+"""The role over a host that says it has a GPU: what it installs, holds, waits for, mends and refuses."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+from typing import Any
+
+Host = Any
+DRIVER = {
+    "libnvidia-compute-580-server",
+    "linux-modules-nvidia-580-server-open-6.8.0-1015-gcp",
+    "linux-modules-nvidia-580-server-open-gcp",
+    "nvidia-headless-no-dkms-580-server-open",
+    "nvidia-utils-580-server",
+}
+KERNEL = {"linux-gcp", "linux-image-gcp"}
+
+
+def play(*extra: str) -> subprocess.CompletedProcess[str]:
+    """Play the role once more."""
+    playbook = pathlib.Path(__file__).parents[1] / "files/again.yml"
+    return subprocess.run(
+        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook), *extra],
+        env={**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "false", "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def refused(*extra: str) -> str:
+    """What the role says, in one line; it must not have changed anything."""
+    done = play(*extra)
+    assert done.returncode != 0, done.stdout
+    assert "changed=0" in done.stdout
+    return " ".join(done.stdout.split())
+
+
+def held(host: Host) -> set[str]:
+    return set(host.check_output("apt-mark showhold").split())
+
+
+def states(host: Host) -> str:
+    return str(host.check_output("dpkg-query --show --showformat '${db:Status-Abbrev}${Package} ${Version}\n'"))
+
+
+def test_prebuilt_modules_of_ubuntus_server_branch_came(host: Host) -> None:
+    assert {name for name in DRIVER if not host.package(name).is_installed} == set()
+    assert not host.package("nvidia-dkms-580-server-open").is_installed
+
+
+def test_driver_and_kernel_are_held(host: Host) -> None:
+    """Nothing builds these modules for another kernel, so the kernel stays too; its own versions need no hold."""
+    assert held(host) == DRIVER | KERNEL
+
+
+def test_nvidia_smi_answered_twice_ten_seconds_apart_and_was_not_asked_again(host: Host) -> None:
+    times = [float(line) for line in host.file("/srv/asked").content_string.split()]
+    assert len(times) == 2, "the second run of the scenario did not wait once more"
+    assert times[1] - times[0] >= 10
+
+
+def test_a_package_manager_at_work_is_waited_for(host: Host) -> None:
+    lock = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, 2); time.sleep(600)"
+    host.check_output(f'systemd-run --unit=at-work python3 -c "{lock}"')
+    try:
+        said = refused("--extra-vars", "nvidia_driver_wait_seconds=5")
+    finally:
+        host.check_output("systemctl stop at-work")
+    assert "After 5 s something still works on the packages or modules of host-1" in said
+    assert "/var/lib/dpkg/lock-frontend is held" in said
+    done = play()
+    assert "changed=0" in done.stdout, done.stdout
+
+
+def test_a_machine_with_fewer_gpus_than_rented_is_refused(host: Host) -> None:
+    before = states(host)
+    assert "1 NVIDIA GPUs are on the PCI bus, and 2 were rented" in refused("--extra-vars", "nvidia_driver_gpu_count=2")
+    assert states(host) == before
+
+
+def test_a_driver_that_works_and_is_too_old_stays(host: Host) -> None:
+    said = refused("--extra-vars", "nvidia_driver_minimum_version=590.10")
+    assert "Driver 580.95.05 works, and nvidia_driver_minimum_version asks for 590.10." in said
+
+
+def test_dkms_that_was_half_installed_is_finished(host: Host) -> None:
+    """The last one: it leaves another driver behind."""
+    package = host.check_output("ls /srv/dummies/nvidia-dkms-580-server-open_*.deb")
+    assert host.run(f"dpkg --install {package}").rc != 0
+    assert host.run("nvidia-smi --list-gpus").rc == 9
+    assert "iF nvidia-dkms-580-server-open" in states(host)
+    done = play()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ii nvidia-dkms-580-server-open" in states(host)
+    assert host.package("linux-headers-6.8.0-1015-gcp").is_installed
+    assert "nvidia-dkms-580-server-open" in held(host)
+    again = play()
+    assert "changed=0" in again.stdout, again.stdout
