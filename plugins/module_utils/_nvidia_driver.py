@@ -112,8 +112,9 @@ def _check_branch(host: Host, branch: str, wishes: Wishes) -> None:
 def _hold(host: Host) -> list[str]:
     """What must not change by the way: the driver, and the kernel where nothing builds the module for the next one."""
     names = [name for name in host.driver_packages() if host.is_installed(name)]
-    # A new kernel without a module takes the GPU away at the next reboot. DKMS builds it; nobody else does.
-    if not host.dkms:
+    # A new kernel without a module takes the GPU away at the next reboot. DKMS builds it, where the kernel's headers
+    # come along; nobody else does.
+    if not host.dkms or not host.is_installed(f"linux-headers-{host.flavour}"):
         names += host.kernel_packages()
     return sorted(set(names) - host.held)
 

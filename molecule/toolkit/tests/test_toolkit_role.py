@@ -108,11 +108,11 @@ def test_a_container_asks_the_engine_for_a_device_by_cdi(host: Host) -> None:
 def test_gpus_that_were_rented_must_be_describable(host: Host) -> None:
     done = play("--extra-vars", "nvidia_container_toolkit_gpu_count=1")
     assert done.returncode != 0
-    assert "1 GPUs were rented. Look at `nvidia-smi`" in " ".join(done.stdout.split())
+    assert "1 GPUs were rented. Look at `nvidia-smi`" in " ".join((done.stdout + done.stderr).split())
 
 
 def test_a_version_that_names_no_package_is_refused(host: Host) -> None:
     done = play("--extra-vars", "nvidia_container_toolkit_version=latest")
-    said = " ".join(done.stdout.split())
+    said = " ".join((done.stdout + done.stderr).split())
     assert "nvidia_container_toolkit_version is latest, and all packages are pinned to one full version" in said
     assert "changed=0" in said

@@ -79,6 +79,10 @@ main() {
     for lock in var/lib/dpkg/lock-frontend var/lib/dpkg/lock var/lib/apt/lists/lock var/cache/apt/archives/lock; do
         if holds_lock "$root/$lock"; then echo "/$lock is held"; fi
     done
+    # Images that bring their driver at the first boot do it here.
+    for unit in google-startup-scripts.service cloud-final.service; do
+        [ "$(systemctl is-active "$unit")" != activating ] || echo "$unit is at work"
+    done
     # Names of processes are cut after 15 letters.
     for file in "$root"/proc/[0-9]*/comm; do
         read -r name <"$file" || continue

@@ -135,6 +135,14 @@ def test_who_builds_or_sets_up_is_waited_for(machine: Path, name: str) -> None:
     assert printed(machine)["busy"] == f"{name} is at work"
 
 
+@pytest.mark.parametrize(("state", "busy"), [("activating", True), ("active", False), ("inactive", False)])
+def test_a_first_boot_that_sets_up_is_waited_for(machine: Path, state: str, busy: bool) -> None:
+    program = machine / "bin/systemctl"
+    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "is-active google-startup-scripts.service" ] && echo {state}\n')
+    program.chmod(0o755)
+    assert printed(machine)["busy"] == ("google-startup-scripts.service is at work" if busy else "")
+
+
 def test_waiting_for_the_machine_to_shut_down_is_no_work(machine: Path) -> None:
     """unattended-upgrade-shutdown has this name all day long."""
     (machine / "proc/4711").mkdir(parents=True)
