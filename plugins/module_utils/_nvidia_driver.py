@@ -211,7 +211,7 @@ def _broken(host: Host, wishes: Wishes) -> Decision:
     """There is a GPU, and nvidia-smi does not answer."""
     mine = host.driver_packages()
     wanted = _wanted_kind(host, wishes)
-    dkms = bool(host.dkms) or any("dkms" in name.replace("no-dkms", "") for name in mine)
+    dkms = bool(host.dkms) or any("dkms" in name.replace("no-dkms", "") for name in mine if _MODULE_PACKAGE.match(name))
     unfinished = [name for name in mine if host.states[name] in _UNFINISHED]
     module = host.disk_kind or host.loaded_kind
 

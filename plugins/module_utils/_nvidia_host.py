@@ -58,7 +58,8 @@ _KERNEL_PACKAGE = re.compile(
     r"(?:generic|virtual|lowlatency|aws|azure|gcp|gke|ibm|oracle|nvidia)(?:-|$))"
 )
 _DKMS_LINE = re.compile(
-    r"^nvidia(?:-current|-open)?[/,] ?(?P<version>[\d.]+)(?:, (?P<kernel>[^,: ]+), \w+)?: (?P<state>\w+)"
+    # nvidia, nvidia-srv (Ubuntu's server branch), nvidia-current (Debian); GPUDirect Storage is no driver
+    r"^nvidia(?:-(?!fs\b|peermem)[a-z-]+)?[/,] ?(?P<version>[\d.]+)(?:, (?P<kernel>[^,: ]+), \w+)?: (?P<state>\w+)"
 )
 _VERSION = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.gpuops.fleet.plugins.filter.nvidia_driver_decision import FilterModule
-from ansible_collections.gpuops.fleet.plugins.module_utils._nvidia_host import generation
+from ansible_collections.gpuops.fleet.plugins.module_utils._nvidia_host import generation, read_host
 
 DECIDE = FilterModule().filters()["nvidia_driver_decision"]
 CORPUS = yaml.safe_load((Path(__file__).parents[1] / "corpus/nvidia_driver_cases.yml").read_text(encoding="utf-8"))
@@ -85,6 +85,27 @@ def test_there_are_enough_cases_and_each_has_a_source() -> None:
 )
 def test_generation_of_a_device(device: int, name: str) -> None:
     assert generation(device) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "kernel", "state"),
+    [
+        ("nvidia/580.95.05, 6.8.0-1015-gcp, x86_64: installed", "6.8.0-1015-gcp", "installed"),
+        ("nvidia, 515.65.01, 5.15.0-48-generic, x86_64: installed", "5.15.0-48-generic", "installed"),
+        ("nvidia/580.95.05: added", "", "added"),
+        ("nvidia-srv/535.183.01, 6.8.0-45-generic, x86_64: built", "6.8.0-45-generic", "built"),
+        (
+            "nvidia-current/535.183.01, 6.1.0-37-amd64, x86_64: installed (WARNING! Diff!)",
+            "6.1.0-37-amd64",
+            "installed",
+        ),
+        ("nvidia-fs/2.24.2, 6.8.0-45-generic, x86_64: installed", None, None),
+    ],
+)
+def test_lines_of_dkms(line: str, kernel: str | None, state: str | None) -> None:
+    """Old and new forms, and modules that are not the driver."""
+    found = [(entry.kernel, entry.state) for entry in read_host({"dkms": line}).dkms]
+    assert found == ([] if kernel is None else [(kernel, state)])
 
 
 def test_planted_answers_replace_those_of_the_host() -> None:
