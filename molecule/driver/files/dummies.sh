@@ -33,13 +33,17 @@ package linux-modules-nvidia-580-server-open-$kernel-gcp $kernel.17
 package linux-modules-nvidia-580-server-open-gcp $kernel.17 linux-modules-nvidia-580-server-open-$kernel-gcp
 package libnvidia-compute-580-server $driver
 package nvidia-headless-no-dkms-580-server-open $driver libnvidia-compute-580-server
-# Answers like a driver of one L4, unless somebody broke it; remembers when it was asked to list the GPUs.
+# Answers like a driver of one L4, unless somebody broke it or upgraded it since the boot; remembers when it was asked to list the GPUs.
 mkdir -p "$work/root/usr/bin"
 cat >"$work/root/usr/bin/nvidia-smi" <<'PROGRAM'
 #!/bin/sh
 if [ -e /srv/broken ]; then
     echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     exit 9
+fi
+if [ -e /run/mismatch ]; then
+    echo "Failed to initialize NVML: Driver/library version mismatch"
+    exit 18
 fi
 case $1 in
 --list-gpus)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import subprocess
 from typing import Any
+
+from support import molecule_hosts
 
 Host = Any
 DRIVER = {
@@ -85,6 +88,31 @@ def test_a_machine_with_fewer_gpus_than_rented_is_refused(host: Host) -> None:
 def test_a_driver_that_works_and_is_too_old_stays(host: Host) -> None:
     said = refused("--extra-vars", "nvidia_driver_minimum_version=590.10")
     assert "Driver 580.95.05 works, and nvidia_driver_minimum_version asks for 590.10." in said
+
+
+def test_a_driver_that_was_upgraded_under_a_loaded_module_gets_its_one_reboot(host: Host) -> None:
+    answers = {
+        "container": "none",
+        "distribution": "Ubuntu 24.04",
+        "kernel": "6.8.0-1015-gcp",
+        "pci": "0000:00:03.0 0x10de 0x27b8 0x030200",
+        "loaded": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build",
+        "module": "580.95.05\nDual MIT/GPL",
+    }
+    planted = json.dumps({"nvidia_driver_planted_facts": answers})
+    host.check_output("touch /run/mismatch && rm /srv/asked")
+    boot = molecule_hosts.boot_id(host)
+    said = refused("--extra-vars", planted, "--extra-vars", "nvidia_driver_reboot=false")
+    assert (
+        "The module 580.82.07 is loaded and 580.95.05 is installed: a reboot mends it. It needs a reboot, and" in said
+    )
+    assert molecule_hosts.boot_id(host) == boot
+    done = play("--extra-vars", planted)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "changed=1 " in done.stdout, "the reboot, and nothing else"
+    assert molecule_hosts.boot_id(host) != boot
+    assert len(host.file("/srv/asked").content_string.split()) == 2, "asked twice after this boot too"
+    assert "changed=0" in play("--extra-vars", planted).stdout
 
 
 def test_dkms_that_was_half_installed_is_finished(host: Host) -> None:
