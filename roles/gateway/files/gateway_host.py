@@ -1,0 +1,212 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role gateway does on its host beyond files and units. Needs nothing but Python, /proc and openssl.
+
+    listeners OWN_UNIT PORT…                  who else listens there
+    keys DIRECTORY [--dry-run] NAME…          generate what is missing, remove what isn't named
+    certificate FILE [--dry-run] NAME…        a self-signed one with its key, where none is usable
+    server SOCKET NAME ready|drain SECONDS    take a server out of the balance and wait for its requests, or back
+
+Each prints one JSON object. A failure is one sentence on stderr, and exit status 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import ipaddress
+import json
+import os
+import pathlib
+import re
+import secrets
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+KEY_LENGTH = 40
+CERTIFICATE_DAYS = 825
+RENEWED_BEFORE_SECONDS = 30 * 86400
+# By this a certificate is known as one that this role signed itself, so that a given one is never taken for it.
+ORGANISATION = "gpuops.fleet gateway (self-signed)"
+LISTENING = "0A"
+
+
+class Problem(Exception):
+    """A sentence for people."""
+
+
+def listeners(own_unit: str, *ports: str) -> dict[str, Any]:
+    """Who listens at these TCP ports, other than processes of our own unit."""
+    inodes: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):  # no IPv6
+            for line in pathlib.Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                words = line.split()
+                port = int(words[1].rpartition(":")[2], 16)
+                if words[3] == LISTENING and str(port) in ports:
+                    inodes[f"socket:[{words[9]}]"] = port
+    found = dict.fromkeys(inodes.values(), "a process that can't be seen from here")
+    for link in pathlib.Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
+        with contextlib.suppress(OSError):  # ended meanwhile
+            inode, process = os.readlink(link), link.parents[1]
+            if inode in inodes:
+                port = inodes[inode]
+                if own_unit in re.split(r"[/\n]", (process / "cgroup").read_text()):
+                    found.pop(port, None)
+                    inodes = {inode: other for inode, other in inodes.items() if other != port}
+                elif port in found:
+                    found[port] = f"{(process / 'comm').read_text().strip()} (process {process.name})"
+    return {"listeners": [{"port": port, "who": who} for port, who in sorted(found.items())]}
+
+
+def keys(directory: str, *arguments: str) -> dict[str, Any]:
+    """A key that is gone from the settings must not come to life again with its old value."""
+    dry_run, names = _dry_run(arguments)
+    place = pathlib.Path(directory)
+    there = {path.name for path in place.iterdir()} if place.is_dir() else set()
+    missing, left = sorted(set(names) - there), sorted(there - set(names))
+    if not dry_run:
+        for name in left:
+            (place / name).unlink()
+        for name in missing:
+            letters = string.ascii_letters + string.digits
+            _write(place / name, "".join(secrets.choice(letters) for _letter in range(KEY_LENGTH)), 0o600)
+    return {"changed": bool(missing or left), "generated": missing, "removed": left}
+
+
+def certificate(path: str, *arguments: str) -> dict[str, Any]:
+    dry_run, names = _dry_run(arguments)
+    wanted = sorted(f"IP:{_canonical(name)}" if _is_address(name) else f"DNS:{name}" for name in names)
+    place = pathlib.Path(path)
+    reason = _unusable(place, pathlib.Path(f"{place}.key"), wanted)
+    if reason and not dry_run:
+        # Made beside it and moved: who reads meanwhile finds a whole one.
+        with tempfile.TemporaryDirectory(dir=place.parent) as directory:
+            new, new_key = pathlib.Path(directory, "certificate"), pathlib.Path(directory, "key")
+            name = next((name for name in names if not _is_address(name) and len(name) <= 64), "gateway")
+            _openssl(
+                *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256"),
+                *("-days", str(CERTIFICATE_DAYS), "-subj", f"/O={ORGANISATION}/CN={name}"),
+                *("-addext", f"subjectAltName={','.join(wanted)}", "-addext", "extendedKeyUsage=serverAuth"),
+                *("-keyout", str(new_key), "-out", str(new)),
+            )
+            new_key.chmod(0o640)
+            os.chown(new_key, -1, place.parent.joinpath("secrets").stat().st_gid)
+            new.chmod(0o644)
+            new_key.replace(f"{place}.key")
+            new.replace(place)
+    return {"changed": bool(reason), "reason": reason}
+
+
+def _unusable(place: pathlib.Path, key: pathlib.Path, wanted: list[str]) -> str:
+    """Why a certificate has to be made; empty where it needn't."""
+    if not (place.is_file() and key.is_file()):
+        return "there is none"
+    try:
+        if ORGANISATION not in _openssl("x509", "-noout", "-issuer", "-nameopt", "multiline", "-in", str(place)):
+            return "it was not made here"
+        if _openssl("x509", "-noout", "-pubkey", "-in", str(place)) != _openssl("pkey", "-pubout", "-in", str(key)):
+            return "it does not match its key"
+        text = _openssl("x509", "-noout", "-ext", "subjectAltName", "-in", str(place))
+    except Problem:
+        return "it can't be read"
+    names = [word.strip().replace("IP Address:", "IP:") for word in text.splitlines()[-1].split(",")]
+    if sorted(f"IP:{_canonical(name[3:])}" if name.startswith("IP:") else name for name in names) != wanted:
+        return "it is good for other names"
+    with contextlib.suppress(Problem):
+        _openssl("x509", "-noout", "-checkend", str(RENEWED_BEFORE_SECONDS), "-in", str(place))
+        return ""
+    return "it expires soon"
+
+
+def server(path: str, name: str, state: str, seconds: str) -> dict[str, Any]:
+    """Requests that run are never cut: a server that still has some when the time is over is a failure, and drained."""
+    before = _server_row(path, name)
+    changed = ("DRAIN" in before["status"]) != (state == "drain")
+    if changed:
+        answer = _admin(path, f"set server vllm/{name} state {state}").strip()
+        if answer:
+            raise Problem(f"HAProxy did not set {name} to {state}: {answer}")
+    ends = time.monotonic() + float(seconds)
+    while state == "drain" and (running := int(_server_row(path, name)["scur"])):
+        if time.monotonic() >= ends:
+            raise Problem(
+                f"{name} takes no new requests, but {running} still run after {seconds} s. Wait longer, or try again."
+            )
+        time.sleep(0.2)
+    return {"changed": changed, "was": before["status"]}
+
+
+def _server_row(path: str, name: str) -> dict[str, str]:
+    rows = csv.DictReader(_admin(path, "show stat vllm 4 -1").lstrip("# ").splitlines())
+    for row in rows:
+        if row["svname"] == name:
+            return row
+    raise Problem(f"The gateway has no server {name}; gateway_servers names those that it has.")
+
+
+def _admin(path: str, command: str) -> str:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(path)
+            connection.sendall(command.encode() + b"\n")
+            parts = iter(lambda: connection.recv(65536), b"")
+            return b"".join(parts).decode()
+    except OSError as problem:
+        raise Problem(
+            f"HAProxy does not answer at {path} ({problem.strerror}). Look at: journalctl -u gateway"
+        ) from problem
+
+
+def _dry_run(arguments: tuple[str, ...]) -> tuple[bool, list[str]]:
+    return "--dry-run" in arguments, [word for word in arguments if word != "--dry-run"]
+
+
+def _write(path: pathlib.Path, text: str, mode: int) -> None:
+    """All or nothing, and never readable by more than mode says."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _openssl(*arguments: str) -> str:
+    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Problem(f"openssl {arguments[0]} failed: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
+
+
+def _canonical(address: str) -> str:
+    """One spelling: openssl writes IPv6 in capitals and unshortened."""
+    return str(ipaddress.ip_address(address))
+
+
+def main(arguments: list[str]) -> int:
+    commands: dict[str, Any] = {"listeners": listeners, "keys": keys, "certificate": certificate, "server": server}
+    try:
+        print(json.dumps(commands[arguments[0]](*arguments[1:])))
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

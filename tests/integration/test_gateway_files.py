@@ -1,0 +1,145 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role gateway writes with every option in use, as HAProxy itself and openssl judge it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from support import gateway_role
+from support.certificates import DAY, pair
+
+TOOL = gateway_role.ROOT / "roles/gateway/files/gateway_host.py"
+SERVERS = [
+    {"name": "vllm-1", "address": "vllm-1.acme.internal"},
+    {"name": "vllm-2", "address": "::1", "port": 8001, "drain": True},
+]
+
+
+def tool(*arguments: Any) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(gateway_role.HAPROXY is None, reason=gateway_role.WITHOUT_HAPROXY)
+def test_haproxy_takes_the_configuration_with_every_option_in_use(tmp_path: pathlib.Path) -> None:
+    """The role's own validation; the long lists are longer than a line of HAProxy may be."""
+    now = datetime.datetime.now(tz=datetime.UTC)
+    certificate, key = pair(now - DAY, now + DAY)
+    done = gateway_role.run_step(
+        tmp_path,
+        "configure",
+        {
+            "gateway_servers": SERVERS,
+            "gateway_upstream_api_key": "planted-internal-key-5e11",
+            "gateway_api_keys": [
+                {"name": f"client-{number}", "key": f"planted-key-of-client-{number}", "unlimited": True}
+                for number in range(80)
+            ],
+            "gateway_addresses": ["*", "[::]"],
+            "gateway_allowed_cidrs": [f"10.{number}.0.0/16" for number in range(200)],
+            "gateway_rate_limit_exempt_cidrs": ["2001:db8::/32", "192.0.2.7"],
+            "gateway_cors_origins": [f"https://chat-{number}.example.org" for number in range(80)],
+            "gateway_metrics_address": "[::1]",
+            "gateway_tls_certificate": certificate,
+            "gateway_tls_private_key": key,
+        },
+    )
+    assert done.returncode == 0, done.stdout
+    text = (tmp_path / "gateway" / "haproxy.cfg").read_text()
+    assert "server vllm-1 vllm-1.acme.internal:8000\n" in text
+    assert "server vllm-2 [::1]:8001 weight 0\n" in text
+    assert "check inter 30s " in text
+    checked = subprocess.run(
+        [str(gateway_role.HAPROXY), "-c", "-f", tmp_path / "gateway" / "haproxy.cfg"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0
+    warnings = [line for line in checked.stderr.splitlines() if "[WARNING]" in line]
+    assert [line for line in warnings if "could not resolve address 'vllm-1.acme.internal'" not in line] == []
+    unit = (tmp_path / "gateway.service").read_text()
+    assert "planted" not in unit + text
+    assert "planted" not in done.stdout + done.stderr
+    written = tmp_path / "gateway" / "certificate.pem.key"
+    assert (written.read_text(), written.stat().st_mode & 0o777) == (key, 0o640)
+    assert (tmp_path / "gateway" / "certificate.pem").read_text() == certificate
+    assert key.splitlines()[1] not in done.stdout + done.stderr
+
+
+def text_of(certificate: pathlib.Path, *what: str) -> str:
+    command = ["openssl", "x509", "-noout", *what, "-in", str(certificate)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_self_signed_certificate_is_made_once_and_again_when_it_is_no_use(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    place, key = tmp_path / "certificate.pem", tmp_path / "certificate.pem.key"
+    names = ["llm.example.org", "203.0.113.5", "2001:0db8::0007"]
+    assert tool("certificate", place, "--dry-run", *names)["changed"] is True
+    assert not place.exists()
+    assert tool("certificate", place, *names)["reason"] == "there is none"
+    assert (place.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o644, 0o640)
+    assert tool("certificate", place, *names) == {"changed": False, "reason": ""}
+    assert tool("certificate", place, *reversed(names))["changed"] is False
+    first = place.read_bytes()
+    assert tool("certificate", place, *names[:1])["reason"] == "it is good for other names"
+    assert place.read_bytes() != first
+    assert "DNS:llm.example.org" in text_of(place, "-ext", "subjectAltName")
+    key.write_text("torn")
+    assert tool("certificate", place, *names[:1])["reason"] == "it can't be read"
+    # One that was given before is not taken for one of ours.
+    make: list[Any] = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+        "-keyout",
+        key,
+        "-out",
+        place,
+    ]
+    subprocess.run([*make, "-days", "5"], check=True, capture_output=True)
+    assert tool("certificate", place, *names[:1])["reason"] == "it was not made here"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "secrets",
+        "certificate.pem",
+        "certificate.pem.key",
+    }
+
+
+def test_keys_are_generated_once_and_gone_when_nobody_names_them(tmp_path: pathlib.Path) -> None:
+    assert tool("keys", tmp_path, "--dry-run", "a", "b") == {"changed": True, "generated": ["a", "b"], "removed": []}
+    assert list(tmp_path.iterdir()) == []
+    tool("keys", tmp_path, "a", "b")
+    first = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert {len(text) for text in first.values()} == {40}
+    assert first["a"] != first["b"]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    assert tool("keys", tmp_path, "a", "b")["changed"] is False
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == first
+    assert tool("keys", tmp_path, "a")["removed"] == ["b"]
+    tool("keys", tmp_path, "a", "b")
+    assert (tmp_path / "b").read_text() != first["b"]
+
+
+def test_who_listens_at_a_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        (found,) = tool("listeners", "gateway.service", port, 1)["listeners"]
+    assert found["port"] == port
+    assert "(process " in found["who"]
+    assert tool("listeners", "gateway.service", port)["listeners"] == []
