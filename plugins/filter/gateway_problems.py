@@ -143,7 +143,7 @@ def _networks(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _listening(settings: Mapping[str, Any]) -> Iterator[str]:
-    ports: dict[str, int] = {}
+    taken: dict[int, str] = {}
     for option in ("https_port", "http_port", "metrics_port"):
         if option not in settings:
             continue
@@ -151,11 +151,10 @@ def _listening(settings: Mapping[str, Any]) -> Iterator[str]:
         if port is None or not lowest <= port <= 65535:
             none = " (or 0 for none)" if lowest == 0 else ""
             yield f"gateway_{option} is {settings[option]}; it must be between 1 and 65535{none}."
-        elif port in ports.values():
-            other = next(name for name, taken in ports.items() if taken == port)
-            yield f"gateway_{option} and gateway_{other} are both {port}; give each its own port."
+        elif port in taken:
+            yield f"gateway_{option} and gateway_{taken[port]} are both {port}; give each its own port."
         elif port:
-            ports[option] = port
+            taken[port] = option
     addresses = settings.get("addresses", ["*"])
     if not addresses:
         yield 'gateway_addresses is empty: name addresses of this host, or "*" for all.'

@@ -43,7 +43,7 @@ def upstreams() -> Iterator[list[Upstream]]:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, upstreams: list[Upstream]) -> Iterator[Gateway]:
-    ports = iter({free_port() for _number in range(20)})
+    ports = list({free_port() for _number in range(20)})
     running = Gateway(
         tmp_path_factory.mktemp("gateway"),
         {
@@ -53,9 +53,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, upstreams: list[Upstream])
             ],
             "gateway_upstream_api_key": INTERNAL,
             "gateway_api_keys": KEYS,
-            "gateway_https_port": next(ports),
-            "gateway_http_port": next(ports),
-            "gateway_metrics_port": next(ports),
+            "gateway_https_port": ports[0],
+            "gateway_http_port": ports[1],
+            "gateway_metrics_port": ports[2],
             "gateway_rate_limit_per_minute": LIMIT,
             "gateway_max_connections_per_client": 20,
             "gateway_max_body_bytes": MAX_BODY,
