@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from gpuops_telemetry.dead_letters import DeadLetter, Offsets
 from gpuops_telemetry.events import TOKEN_USAGE_TOPIC
+from gpuops_telemetry.progress import LOOK_SECONDS, STRIKES, StuckError
 from gpuops_telemetry.pump import Pump, sort_messages
 from gpuops_telemetry.state import ProcessorState
 from gpuops_telemetry.store import StoreUnavailableError, WriteResult
@@ -372,3 +373,13 @@ def test_the_offsets_of_a_batch_are_the_next_ones_to_read() -> None:
     assert [letter.origin for letter in batch.letters] == [f"{TOKEN_USAGE_TOPIC}/1/9"]
     batch.moved.add((TOKEN_USAGE_TOPIC, 1))
     assert batch.without_moved().letters == []
+
+
+def test_it_ends_when_messages_come_that_it_never_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its service is started again then, with a new client."""
+    world = World([[]], [])
+    pump, consumer, _state = start(world)
+    monkeypatch.setattr(consumer, "get_watermark_offsets", lambda *_asked: (0, int(world.now)))
+    with pytest.raises(StuckError, match="none of them to us"):
+        pump.run()
+    assert world.now > LOOK_SECONDS * STRIKES

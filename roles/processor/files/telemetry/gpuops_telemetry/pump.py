@@ -26,6 +26,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from gpuops_telemetry.dead_letters import Committer, DeadLetter, Offsets, without_committed
 from gpuops_telemetry.events import COLLECTIONS, Event, InvalidEventError, parse_event
+from gpuops_telemetry.progress import Progress
 from gpuops_telemetry.state import ProcessorState
 from gpuops_telemetry.store import Store, StoreUnavailableError, WriteResult
 
@@ -151,6 +152,7 @@ class Pump:
         self._ahead: Batch | None = None  # read and validated while the batch before it was written
         self._early: list[Message] = []  # read while an older batch was waiting
         self._finished: Offsets = {}
+        self._progress = Progress(consumer, monotonic)
         self._pinged = self._measured = float("-inf")
         self._wait_seconds = 0.0
 
@@ -215,6 +217,8 @@ class Pump:
                 raise KafkaException(error)
             elif error.code() != KafkaError._PARTITION_EOF:
                 LOG.warning("The broker says: %s", error)
+        if good:
+            self._progress.read()
         return good
 
     def _finish(self, batch: Batch) -> None:
@@ -356,6 +360,7 @@ class Pump:
             place = (partition.topic, partition.partition)
             self._moved.add(place)
             self._finished.pop(place, None)
+        self._progress.read()
         LOG.info(
             "The assignment changed for %s", ", ".join(f"{p.topic}/{p.partition}" for p in partitions) or "nothing"
         )
@@ -374,6 +379,8 @@ class Pump:
         if present - self._measured > LAG_SECONDS:
             self._measured = present
             self._measure_lag()
+        if idle:
+            self._progress.look(self._consumer.assignment())
 
     def _measure_lag(self) -> None:
         assignment = self._consumer.assignment()
