@@ -56,6 +56,7 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.gpuops.fleet.plugins.filter.gateway_keys import key_lines
+from ansible_collections.gpuops.fleet.plugins.module_utils import _source_ranges
 
 # What HAProxy itself needs, and what one connection can take: two buffers of 16 KiB, TLS, and the same to a server.
 MEMORY_BESIDE_CONNECTIONS_MIB = 96
@@ -134,12 +135,9 @@ def _networks(settings: Mapping[str, Any]) -> Iterator[str]:
     for option in CIDR_LISTS:
         for cidr in settings.get(option, []):
             try:
-                ipaddress.ip_network(str(cidr))
-            except ValueError:
-                yield (
-                    f"gateway_{option}: {cidr} is no network; write it as 203.0.113.0/24, 2001:db8::/32 or a single "
-                    "address, with no bit set behind the prefix."
-                )
+                _source_ranges.check(str(cidr))
+            except ValueError as error:
+                yield f"gateway_{option}: {error}"
 
 
 def _listening(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -79,10 +79,6 @@ def _mistakes_of(service: Mapping[str, Any], groups: Mapping[str, Any]) -> Itera
             )
     for network in _list(service, "from_cidrs"):
         try:
-            if "%" in str(network):
-                raise ValueError(
-                    f"'{network}' names an interface, which no list of networks can; leave out what follows %."
-                )
             _source_ranges.check(str(network))
         except ValueError as mistake:
             yield f"from_cidrs of {name} in firewall_services: {mistake}"

@@ -218,6 +218,22 @@ class NonceSpent(InvalidRequest):
     code = "nonce_spent"
 
 
+def not_ours(provider: str, thing: str, place: str) -> InvalidRequest:
+    """About what must not be touched; place is where that provider keeps the marker (its name, its labels)."""
+    return InvalidRequest(
+        f"{thing} at {provider} carries no marker of this collection in its {place}.",
+        provider=provider,
+        fix="Leave it alone: it is somebody else's.",
+    )
+
+
+def missing(provider: str, thing: str) -> InvalidRequest:
+    """About what should be there and is not."""
+    return InvalidRequest(
+        f"There is no {thing} at {provider} (any more).", provider=provider, status=404, fix="Run again."
+    )
+
+
 class RateLimited(ProviderError):
     code = "rate_limited"
 

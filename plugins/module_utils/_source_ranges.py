@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Private to gpuops.fleet: no promise of stability to other collections.
-"""The networks from which a rented machine may be reached, as its user writes them."""
+"""The networks from which something may be reached, as its user writes them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def check(value: str) -> str:
 
     Everybody is a range too (0.0.0.0/0), but only for somebody who writes it.
     """
+    if "%" in value:
+        raise ValueError(f"'{value}' names an interface, which no range of addresses can; leave out what follows %.")
     try:
         return str(ipaddress.ip_network(value))
     except ValueError as error:

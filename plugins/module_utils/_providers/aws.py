@@ -26,6 +26,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     NameTaken,
     NoCapacity,
     NonceSpent,
+    missing,
+    not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import aws_network as network
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import aws_wire as wire
@@ -286,23 +288,14 @@ class AwsProvider:
     def _ours(self, row: Mapping[str, Any], region: str) -> Instance:
         instance = wire.instance_from(row, region)
         if instance is None:
-            raise InvalidRequest(
-                f"Instance {row.get('InstanceId')} at aws carries no marker of this collection in its tags.",
-                provider=self.name,
-                fix="Leave it alone: it is somebody else's.",
-            )
+            raise not_ours(self.name, f"Instance {row.get('InstanceId')}", "tags")
         return instance
 
     def _must_find(self, instance_id: str) -> tuple[dict[str, Any], str]:
         """Ours, as EC2 describes it; what is not ours is not touched."""
         found = self._find(instance_id)
         if found is None:
-            raise InvalidRequest(
-                f"There is no instance {instance_id} at aws (any more).",
-                provider=self.name,
-                status=404,
-                fix="Run again.",
-            )
+            raise missing(self.name, f"instance {instance_id}")
         self._ours(*found)
         return found
 

@@ -26,6 +26,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     NoCapacity,
     ProviderError,
     ProviderUnavailable,
+    missing,
+    not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_drift as drift
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_errors as errors
@@ -166,7 +168,7 @@ class GcpProvider:
     def adjust(self, instance_id: str) -> Instance:
         row = self._row(instance_id)
         if row is None:
-            raise self._missing(instance_id)
+            raise missing(self.name, f"instance {instance_id}")
         current, path = self._ours(row), wire.path_of(instance_id)
         wrong = drift.deviations(row, current.marker, self._settings)
         if "network_tags" in wrong:
@@ -226,7 +228,7 @@ class GcpProvider:
         while True:
             row = self._row(instance_id)
             if row is None:
-                raise self._missing(instance_id)
+                raise missing(self.name, f"instance {instance_id}")
             self._ours(row)
             if row.get("status") not in wire.STOPPING or _clock.monotonic() > deadline:
                 return row
@@ -274,20 +276,11 @@ class GcpProvider:
     def _ours(self, row: Mapping[str, Any]) -> Instance:
         instance = self._instance(row)
         if instance is None:
-            raise InvalidRequest(
-                f"Instance {row.get('name')} at gcp carries no marker of this collection in its labels.",
-                provider=self.name,
-                fix="Leave it alone: it is somebody else's.",
-            )
+            raise not_ours(self.name, f"Instance {row.get('name')}", "labels")
         return instance
 
     def _must_get(self, instance_id: str) -> Instance:
         instance = self.get(instance_id)
         if instance is None:
-            raise self._missing(instance_id)
+            raise missing(self.name, f"instance {instance_id}")
         return instance
-
-    def _missing(self, instance_id: str) -> InvalidRequest:
-        return InvalidRequest(
-            f"There is no instance {instance_id} at gcp (any more).", provider=self.name, status=404, fix="Run again."
-        )

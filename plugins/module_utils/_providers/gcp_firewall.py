@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
+from ansible_collections.gpuops.fleet.plugins.module_utils import _marker, _source_ranges
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import InvalidRequest, NameTaken
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_errors as errors
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers.gcp_api import ComputeApi
@@ -161,11 +161,9 @@ def _wanted(params: Mapping[str, Any]) -> Rule:
 
 def _range(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(text))
+        return _source_ranges.check(text)
     except ValueError as error:
-        raise ValueError(
-            f"source_ranges: '{text}' is no range of addresses ({error}); write for example '203.0.113.0/24'."
-        ) from error
+        raise ValueError(f"source_ranges: {error}") from error
 
 
 def _together(ranges: Iterable[str]) -> list[str]:

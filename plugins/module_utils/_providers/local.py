@@ -27,6 +27,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     InvalidRequest,
     NameTaken,
     ProviderUnavailable,
+    missing,
+    not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local_docker as dock
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import local_host
@@ -292,17 +294,13 @@ class LocalProvider:
     def _must_find(self, instance_id: str) -> dict[str, Any]:
         container = self._find(instance_id)
         if container is None:
-            raise InvalidRequest(
-                f"There is no instance {instance_id[:12]} (any more).", provider=self.name, status=404, fix="Run again."
-            )
+            raise missing(self.name, f"instance {instance_id[:12]}")
         return container
 
     def _must_be_ours(self, container: dict[str, Any]) -> Instance:
         instance = self._as_instance(container)
         if instance is None:
-            raise InvalidRequest(
-                f"Container {container['Id'][:12]} carries no valid marker.", provider=self.name, fix="Leave it alone."
-            )
+            raise not_ours(self.name, f"Container {container['Id'][:12]}", "labels")
         return instance
 
     def _as_instance(self, container: dict[str, Any]) -> Instance | None:

@@ -40,6 +40,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderError,
     ProviderUnavailable,
     QuotaError,
+    not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_billing, runpod_secrets
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
@@ -233,9 +234,7 @@ class RunpodProvider:
     def _must_be_ours(self, pod: Mapping[str, Any]) -> Instance:
         instance = self._as_instance(pod)
         if instance is None:
-            raise InvalidRequest(
-                f"Pod {pod.get('id')} carries no valid marker.", provider=NAME, fix="Leave it alone: it is not ours."
-            )
+            raise not_ours(NAME, f"Pod {pod.get('id')}", "name and environment")
         return instance
 
     def _as_instance(self, pod: Mapping[str, Any]) -> Instance | None:

@@ -28,6 +28,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     OfferGone,
     ProviderError,
     ProviderUnavailable,
+    missing,
+    not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import tensordock_offers as market
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import tensordock_wire as wire
@@ -175,7 +177,7 @@ class TensordockProvider:
         while True:
             row = self._row(instance_id)
             if row is None:
-                raise self._missing(instance_id)
+                raise missing(self.name, f"instance {instance_id}")
             self._ours(row)
             if wire.status_of(row) != wire.STOPPING or _clock.monotonic() > deadline:
                 return row
@@ -236,26 +238,14 @@ class TensordockProvider:
     def _ours(self, row: Mapping[str, Any]) -> Instance:
         instance = wire.instance_from(row)
         if instance is None:
-            raise InvalidRequest(
-                f"Instance {row.get('id')} at tensordock carries no marker of this collection in its name.",
-                provider=self.name,
-                fix="Leave it alone: it is somebody else's.",
-            )
+            raise not_ours(self.name, f"Instance {row.get('id')}", "name")
         return instance
 
     def _must_get(self, instance_id: str) -> Instance:
         instance = self.get(instance_id)
         if instance is None:
-            raise self._missing(instance_id)
+            raise missing(self.name, f"instance {instance_id}")
         return instance
-
-    def _missing(self, instance_id: str) -> InvalidRequest:
-        return InvalidRequest(
-            f"There is no instance {instance_id} at tensordock (any more).",
-            provider=self.name,
-            status=404,
-            fix="Run again.",
-        )
 
     def _strange(self, what: str) -> ProviderUnavailable:
         return ProviderUnavailable(

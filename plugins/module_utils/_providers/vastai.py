@@ -33,6 +33,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     NoCapacity,
     ProviderError,
     ProviderUnavailable,
+    missing,
+    not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai_wire as wire
 from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import Interval
@@ -298,22 +300,13 @@ class VastaiProvider:
     def _ours(self, row: Mapping[str, Any]) -> Instance:
         instance = wire.instance_from(row)
         if instance is None:
-            raise InvalidRequest(
-                f"Instance {row.get('id')} at vastai carries no marker of this collection in its label.",
-                provider=self.name,
-                fix="Leave it alone: it is somebody else's.",
-            )
+            raise not_ours(self.name, f"Instance {row.get('id')}", "label")
         return instance
 
     def _must_get(self, instance_id: str) -> Instance:
         instance = self.get(instance_id)
         if instance is None:
-            raise InvalidRequest(
-                f"There is no instance {instance_id} at vastai (any more).",
-                provider=self.name,
-                status=404,
-                fix="Run again.",
-            )
+            raise missing(self.name, f"instance {instance_id}")
         return instance
 
     def _check(self, answer: Answer, *, needs_success: bool = True) -> None:

@@ -173,7 +173,7 @@ def test_what_is_not_ours_is_not_seen(provider: runpod.RunpodProvider, world: Wo
     foreign.wire["name"], foreign.wire["env"] = name, {}
     assert provider.list() == []
     for touch in (provider.get, provider.start, provider.stop, provider.delete):
-        with pytest.raises(InvalidRequest, match="carries no valid marker"):
+        with pytest.raises(InvalidRequest, match="carries no marker of this collection"):
             touch(foreign.id)
     assert foreign.alive
     assert [call["path"] for call in world.calls if call["method"] != "GET"] == ["/v2/pods"], "only its creation"
