@@ -24,7 +24,8 @@ options:
     description:
       - The host's variables, such as C(hostvars['kafka-1']).
       - C(__report_containers) holds the lines of C(docker ps --format '{{json .}}'), C(__report_host_versions) the
-        operating system and Docker's version.
+        operating system and Docker's version, C(__report_gateway) the state of the gateway's unit, since when, and what
+        C(haproxy -v) says.
     type: dict
     required: true
 """
@@ -48,14 +49,16 @@ _value:
       type: dict
     services:
       description: >-
-        For each container C(service), C(host), C(state), C(health) (the state, where it does not run or has no health
-        check), C(image), C(since) and C(url) (as the controller sees it, empty when nothing is published).
+        For each container, and for the gateway, C(service), C(host), C(state), C(health) (the state, where it does not
+        run or has no health check), C(image), C(since) and C(url) (as the controller sees it, empty when
+        nothing is published).
       type: list
       elements: dict
 """
 
 _HTTP_SERVICES = ("vllm", "processor")
 _PUBLISHED = re.compile(r":(\d+)->\d+/tcp")
+_HAPROXY = re.compile(r"^HAProxy version (\d[\d.]*)", re.MULTILINE)
 _HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)")
 
 
@@ -64,7 +67,8 @@ def report_host(variables: Mapping[str, Any]) -> dict[str, Any]:
     name = str(variables["inventory_hostname"])
     address = variables.get("ansible_host")
     lines = (variables.get("__report_containers") or {}).get("stdout_lines") or []
-    services = [_service(json.loads(line), name, address) for line in lines] + _rented_services(variables, name)
+    services = [_service(json.loads(line), name, address) for line in lines]
+    services += _rented_services(variables, name) + _gateway(variables, name, address)
     versions = [*((variables.get("__report_host_versions") or {}).get("stdout_lines") or []), None, None]
     host = {
         "name": name,
@@ -95,6 +99,31 @@ def _rented_services(variables: Mapping[str, Any], name: str) -> list[dict[str, 
     return [{"service": str(role), "image": image, "url": url} | rows for role in wanted.get("roles") or ()]
 
 
+def _gateway(variables: Mapping[str, Any], name: str, address: str | None) -> list[dict[str, str]]:
+    """The gateway is a unit of systemd and no container."""
+    lines = (variables.get("__report_gateway") or {}).get("stdout_lines") or []
+    if len(lines) < 2:
+        return []
+    state = str(lines[0])
+    version = _HAPROXY.search("\n".join(lines[2:]))
+    return [
+        {
+            "service": "gateway",
+            "host": name,
+            "state": state,
+            "health": "healthy" if state == "active" else state,
+            "image": f"haproxy {version[1]}" if version else "",
+            "since": str(lines[1]),
+            "url": f"https://{_host(address)}:{variables.get('gateway_https_port', 443)}" if address else "",
+        }
+    ]
+
+
+def _host(address: str) -> str:
+    """As it stands in a URL."""
+    return f"[{address}]" if ":" in address else address
+
+
 def _service(container: Mapping[str, Any], host: str, address: str | None) -> dict[str, str]:
     labels = dict(label.partition("=")[::2] for label in str(container.get("Labels") or "").split(","))
     service = labels.get("com.docker.compose.service", str(container.get("Names", "")))
@@ -104,8 +133,7 @@ def _service(container: Mapping[str, Any], host: str, address: str | None) -> di
     published = _PUBLISHED.search(str(container.get("Ports") or ""))
     url = ""
     if published and address:
-        shown = f"[{address}]" if ":" in address else address
-        url = f"{'http://' if service in _HTTP_SERVICES else ''}{shown}:{published[1]}"
+        url = f"{'http://' if service in _HTTP_SERVICES else ''}{_host(address)}:{published[1]}"
     return {
         "service": service,
         "host": host,

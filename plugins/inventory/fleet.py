@@ -106,7 +106,7 @@ options:
         description: What runs on it. Each is a group of the inventory. One word is accepted.
         type: list
         elements: str
-        choices: [kafka, mongodb, processor, producer, vllm]
+        choices: [gateway, kafka, mongodb, monitoring, processor, producer, vllm]
       providers:
         description:
           - Who may rent it, the cheapest fitting offer first. Required, here or in O(defaults).

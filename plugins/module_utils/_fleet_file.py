@@ -32,7 +32,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_yaml import re
 
 PLUGIN_NAME = "gpuops.fleet.fleet"
 FILE_ENDINGS = ("fleet.yml", "fleet.yaml")
-ROLE_NAMES = ("kafka", "mongodb", "processor", "producer", "vllm")
+ROLE_NAMES = ("gateway", "kafka", "mongodb", "monitoring", "processor", "producer", "vllm")
 
 # What Ansible's own fragments (constructed, inventory_cache) read; their values are checked by Ansible.
 ANSIBLE_KEYS = (

@@ -17,6 +17,7 @@ from demo import FLEET_FILE, SERVICES, Fleet, Run
 ORDER = [
     "test_gpu_vllm",
     "test_services",
+    "test_firewall",
     "test_pull",
     "test_tools",
     "test_pipeline",

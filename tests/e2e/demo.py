@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 import time
@@ -52,11 +53,15 @@ def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return pytest.fail(f"{what} did not happen within {seconds:.0f} s; last seen: {last}")
 
 
-def http(url: str, body: object = None, key: str | None = None) -> tuple[int, str]:
-    """Status and body of an HTTP answer, without any proxy."""
+def http(url: str, body: object = None, key: str | None = None, certificate: str | None = None) -> tuple[int, str]:
+    """Status and body of an HTTP answer, without any proxy; certificate: the text of the one to trust, for TLS."""
     place = urllib.parse.urlsplit(url)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    connection = http_client.HTTPConnection(str(place.hostname), place.port, timeout=60)
+    if certificate is None:
+        connection = http_client.HTTPConnection(str(place.hostname), place.port, timeout=60)
+    else:
+        trusted = ssl.create_default_context(cadata=certificate)
+        connection = http_client.HTTPSConnection(str(place.hostname), place.port, timeout=60, context=trusted)
     with contextlib.closing(connection):
         method, content = ("GET", None) if body is None else ("POST", json.dumps(body))
         connection.request(method, place.path, content, headers)

@@ -80,7 +80,10 @@ def copied(example: str, work: Path, settings: dict[str, Any], **environment: st
     # The demo's server has no card, takes the context that its small model was made for, and asks no cloud where it is.
     (work / "group_vars").mkdir()
     (work / "group_vars" / "all.yml").write_text(
-        yaml.safe_dump({**own, **demos, "vllm_gpu": False, "vllm_max_model_len": 0, "service_address_metadata": "none"})
+        yaml.safe_dump(
+            {**own, **demos, "vllm_gpu": False, "vllm_max_model_len": 0, "service_address_metadata": "none"}
+            | {"fleet_firewall": False}  # the machine keeps the rules of the demo
+        )
     )
     places = {"GPUFLEET_HOME": str(work / "home"), "GPUFLEET_REPORT_DIRECTORY": str(work / "reports")}
     return Example(Fleet(work / "fleet.yml", {**places, **environment}), work / "reports")

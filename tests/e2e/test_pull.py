@@ -88,6 +88,7 @@ def fresh(
         producer_vllm_api_key="planted-api-key-90ab",
         producer_model="absent",
         producer_gpu_sample_interval_seconds=1,
+        firewall_services=[{"name": "costs", "ports": [8080], "from_cidrs": ["10.231.0.0/16"]}],
     )
     home = {"GPUFLEET_REPORT_DIRECTORY": str(directory / "report"), "GPUFLEET_HOME": str(directory / "home")}
     fleet = Fleet(directory / "fleet.yml", home)

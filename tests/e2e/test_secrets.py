@@ -25,7 +25,10 @@ def secrets(fleet: Fleet) -> dict[str, str]:
             name, value = line.split()
             if name != "cluster_id":
                 found[f"{service}/{name}"] = value
-    assert {"vllm/api_key", "mongodb/app_password", "mongodb/admin_password"} <= set(found)
+    for line in fleet.machine("gateway").run("cd /opt/gateway/secrets/keys && grep -H . *").splitlines():
+        name, value = line.split(":")
+        found[f"gateway/{name}"] = value
+    assert {"vllm/api_key", "mongodb/app_password", "mongodb/admin_password", "gateway/producer"} <= set(found)
     return found
 
 
@@ -93,7 +96,8 @@ def test_key_on_the_controller_is_for_its_owner_alone(fleet: Fleet) -> None:
     directory = pathlib.Path(fleet.machine("vllm").variables["fleet_report_directory"])
     header = directory / "vllm-api-key.header"
     assert stat.S_IMODE(header.stat().st_mode) == 0o600
-    key = fleet.service("vllm").secret("api_key")
+    key = fleet.machine("gateway").run("cat /opt/gateway/secrets/keys/default").strip()
+    assert header.read_text() == f"Authorization: Bearer {key}\n"
     others = [path.name for path in directory.glob("*.*") if path != header and path.is_file()]
     assert [name for name in others if key in (directory / name).read_text(errors="replace")] == []
     curl = json.loads((directory / "report.json").read_text())["endpoint"]["curl"]

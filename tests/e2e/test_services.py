@@ -79,19 +79,21 @@ def test_ports_are_published_on_the_address_of_the_host_alone(service: Service, 
 
 
 def test_model_answers_with_its_key_and_only_with_it(fleet: Fleet) -> None:
-    vllm = fleet.service("vllm")
-    url = f"http://{vllm.machine.address}:8000"
-    key = vllm.secret("api_key")
-    status, body = http(f"{url}/v1/models", key=key)
+    gateway = fleet.machine("gateway")
+    url, certificate = f"https://{gateway.address}", gateway.run("cat /opt/gateway/certificate.pem")
+    key = gateway.run("cat /opt/gateway/secrets/keys/verify").strip()
+    status, body = http(f"{url}/v1/models", None, key, certificate)
     assert status == 200, body
     model = json.loads(body)["data"][0]["id"]
     wish = {"model": model, "prompt": "Hello", "max_tokens": 4}
-    status, body = http(f"{url}/v1/completions", wish, key)
+    status, body = http(f"{url}/v1/completions", wish, key, certificate)
     assert status == 200, body
     assert json.loads(body)["usage"]["completion_tokens"] > 0
-    assert http(f"{url}/v1/completions", wish)[0] == 401
-    assert http(f"{url}/v1/completions", wish, "not-the-key")[0] == 401
-    assert http(f"{url}/health")[0] == 200
+    # The model server's own key is nobody's but the gateway's.
+    for other in (None, "not-the-key", fleet.service("vllm").secret("api_key")):
+        assert http(f"{url}/v1/completions", wish, other, certificate)[0] == 401
+    assert http(f"{url}/health", certificate=certificate)[0] == 200
+    assert http(f"{url}/metrics", None, key, certificate)[0] == 404
 
 
 def test_topics_exist(fleet: Fleet) -> None:

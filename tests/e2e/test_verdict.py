@@ -79,11 +79,13 @@ def report(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
 
 def test_report_for_programs(fleet: Fleet, report: tuple[dict[str, Any], str]) -> None:
     told = report[0]
-    vllm = fleet.machine("vllm")
-    assert told["endpoint"]["url"] == f"http://{vllm.address}:8000"
+    assert told["endpoint"]["url"] == f"https://{fleet.machine('gateway').address}"
     assert {host["name"] for host in told["hosts"]} == {fleet.machine(role).name for role in SERVICES}
-    assert {one["service"]: one["health"] for one in told["services"]} == dict.fromkeys(SERVICES, "healthy")
+    assert {one["service"]: one["health"] for one in told["services"]} == dict.fromkeys(
+        (*SERVICES, "gateway"), "healthy"
+    )
     images = {one["service"]: one["image"] for one in told["services"]}
+    assert re.match(r"haproxy \d+\.\d+", images.pop("gateway"))
     assert all(re.search(r"@sha256:[0-9a-f]{64}$|:[0-9a-f]{12}$", image) for image in images.values()), images
     assert all(re.match(r"\d+\.\d+", host["docker"]) and host["operating_system"] for host in told["hosts"])
     assert told["price_per_hour_usd"] == 0.0

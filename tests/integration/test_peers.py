@@ -26,18 +26,24 @@ RENTAL = {
 HOST = {"fleet_peer_name": "vllm-2.acme-llm.internal"}
 PODS = {**RENTAL, "fleet_endpoint_url": "https://pod1-8000.proxy.runpod.net", "fleet_tls_fingerprint": None}
 NAMES = ("url", "host", "tls_fingerprint", "model", "key")
+BEHIND = ("servers", "keys", "given_key")
 
 
-def found(tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What the producer would be given."""
-    ssh = [name for name, variables in vllm.items() if "fleet_peer_name" in variables] + ["producer-1"]
+def found(
+    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], gateway: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """What the producer would be given; gateway: variables of the host gw-1, which is one."""
+    gateways = {"gw-1": {"fleet_peer_name": "gw-1.acme-llm.internal", **gateway}} if gateway is not None else {}
+    ssh = [name for name, variables in vllm.items() if "fleet_peer_name" in variables] + ["producer-1", *gateways]
     rented = [name for name in vllm if name not in ssh]
     inventory = {
         "all": {
-            "hosts": {"producer-1": {"ansible_connection": "local"}, **vllm},
+            "hosts": {"producer-1": {"ansible_connection": "local"}, **vllm, **gateways},
             "vars": {"vllm_model": "Qwen/Qwen3-8B", "vllm_api_key": "the-given-key-of-rentals"},
             "children": {
                 "vllm": {"hosts": {name: {} for name in vllm}},
+                "gateway": {"hosts": {name: {} for name in gateways}},
+                "producer": {"hosts": {"producer-1": {}}},
                 "fleet_ssh": {"hosts": {name: {} for name in ssh}},
                 "fleet_endpoints": {"hosts": {name: {} for name in rented}},
             },
@@ -58,6 +64,7 @@ def found(tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]]) -> dict[str, 
                     "dest": str(tmp_path / "found.json"),
                     "content": "{{ {"
                     + ", ".join(f"'{name}': __peers_vllm_{name}" for name in NAMES)
+                    + "".join(f", 'gateway_{name}': __peers_gateway_{name}" for name in BEHIND)
                     + "} | to_json }}",
                 }
             }
@@ -105,7 +112,29 @@ def found(tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]]) -> dict[str, 
 def test_a_producer_finds_its_model_server(
     tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], expected: tuple[str, ...]
 ) -> None:
-    assert tuple(found(tmp_path, vllm).values()) == expected
+    assert tuple(found(tmp_path, vllm).values())[: len(NAMES)] == expected
+
+
+def test_where_there_is_a_gateway_producers_ask_it_and_it_asks_the_servers(tmp_path: pathlib.Path) -> None:
+    vllm = {
+        f"vllm-{number}": {"fleet_peer_name": f"vllm-{number}.acme-llm.internal", "vllm_port": 8001}
+        for number in (1, 2)
+    }
+    told = found(tmp_path, vllm, gateway={"gateway_https_port": 8443})
+    assert (told["url"], told["host"]) == ("https://gw-1.acme-llm.internal:8443", "vllm-1")
+    assert told["gateway_servers"] == str(
+        [{"name": name, "address": f"{name}.acme-llm.internal", "port": 8001} for name in vllm]
+    )
+    assert "'name': 'default'" in told["gateway_keys"]
+    assert told["gateway_keys"].count("unlimited") == 2
+    assert told["gateway_given_key"] == ""
+
+
+def test_a_key_that_the_user_gave_is_the_producers(tmp_path: pathlib.Path) -> None:
+    given = [{"name": "producer", "key": "the-key-that-was-given"}, {"name": "partner"}]
+    told = found(tmp_path, {"vllm-2": HOST}, gateway={"gateway_api_keys": given})
+    assert told["gateway_given_key"] == "the-key-that-was-given"
+    assert [told["gateway_keys"].count(f"'{name}'") for name in ("producer", "partner", "default", "verify")] == [1] * 4
 
 
 @pytest.mark.parametrize("variables", [{}, PODS], ids=["hosts", "rentals"])

@@ -165,6 +165,21 @@ def test_services_that_speak_http_get_an_address_that_can_be_opened(address: str
     assert service["url"] == url
 
 
+def test_the_gateway_is_a_service_though_no_container() -> None:
+    said = [
+        "active",
+        "Sun 2026-11-22 15:10:01 UTC",
+        "HAProxy version 3.0.11-1+deb13u2 2026/01/02 - https://haproxy.org/",
+    ]
+    host = {"inventory_hostname": "vllm-1", "ansible_host": "2001:db8::5", "gateway_https_port": 8443}
+    (row,) = report_host({**host, "__report_gateway": {"stdout_lines": said}})["services"]
+    assert (row["service"], row["health"], row["image"]) == ("gateway", "healthy", "haproxy 3.0.11")
+    assert (row["url"], row["since"]) == ("https://[2001:db8::5]:8443", said[1])
+    (row,) = report_host({**host, "__report_gateway": {"stdout_lines": ["failed", ""]}})["services"]
+    assert (row["health"], row["image"]) == ("failed", "")
+    assert report_host({**host, "__report_gateway": {"skipped": True}})["services"] == []
+
+
 def test_service_that_does_not_run_has_its_state_for_health() -> None:
     container = {"State": "exited", "Status": "Exited (137) 2 minutes ago", "Ports": ""}
     (service,) = report_host(host(container))["services"]

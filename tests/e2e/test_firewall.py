@@ -1,0 +1,45 @@
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The demo's hosts are closed to all but those who need them, by connections from here and from others."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from demo import Fleet
+
+HERE = "this machine"  # no part of the fleet
+ASKERS = (HERE, "processor", "producer", "mongodb")
+# (role of the host, port) → who gets in.
+OPEN_TO = {
+    ("vllm", 8000): set(),  # its own host alone, where the gateway is
+    ("gateway", 443): set(ASKERS),
+    ("gateway", 8404): {"processor"},  # which has the role monitoring besides
+    ("kafka", 9092): {"processor", "producer"},
+    ("mongodb", 27017): {"processor"},
+    ("processor", 8080): set(ASKERS),  # group_vars/processor.yml of the example says so
+    ("producer", 111): set(),
+}
+
+
+def reached(fleet: Fleet, asker: str, address: str, port: int) -> bool:
+    connecting = f"timeout 4 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
+    if asker != HERE:
+        return fleet.machine(asker).run(connecting).strip() == "yes"
+    return subprocess.run(["bash", "-c", connecting], capture_output=True, check=True).stdout == b"yes\n"
+
+
+@pytest.mark.parametrize(("role", "port"), OPEN_TO)
+def test_who_gets_in(fleet: Fleet, role: str, port: int) -> None:
+    address = fleet.machine(role).address
+    found = {asker for asker in ASKERS if asker != role and reached(fleet, asker, address, port)}
+    assert found == OPEN_TO[role, port] - {role}
+
+
+@pytest.mark.parametrize("role", ["vllm", "kafka", "mongodb"])
+def test_what_is_closed_is_there(fleet: Fleet, role: str) -> None:
+    """The refusals above are the firewall's: on its own host each service is reached."""
+    port = next(port for (other, port) in OPEN_TO if other == role)
+    assert reached(fleet, role, fleet.machine(role).address, port)
