@@ -17,7 +17,8 @@ description:
   - Returns what the role P(gpuops.fleet.firewall#role) lets in on a host, from the roles that the host has in the
     fleet and from those that its peers have. What C(firewall_services) of the host says comes on top.
   - Kafka answers processors and producers, MongoDB processors, vLLM the gateways (a producer, where the fleet has no
-    gateway), a gateway its clients, and monitoring reads the metrics of all of them. Nobody else is let in.
+    gateway), a gateway its clients, and every host and the processor show their metrics to monitoring. Nobody else is
+    let in.
 positional: groups
 options:
   _input:
@@ -56,17 +57,11 @@ def fleet_services(variables: Mapping[str, Any], groups: Collection[str]) -> lis
     open_to: list[tuple[str, str, Any, dict[str, list[str]]]] = [
         ("kafka", "kafka", variables.get("kafka_port", 9092), {"from_groups": ["processor", "producer"]}),
         ("mongodb", "mongodb", variables.get("mongodb_port", 27017), {"from_groups": ["processor"]}),
-        ("vllm", "vllm", variables.get("vllm_port", 8000), {"from_groups": [*askers, "monitoring"]}),
+        ("vllm", "vllm", variables.get("vllm_port", 8000), {"from_groups": askers}),
         ("processor", "processor", variables.get("processor_port", 8080), {"from_groups": ["monitoring"]}),
         ("gateway", "gateway", variables.get("gateway_https_port", 443), {"from_cidrs": clients}),
         ("gateway", "gateway-redirect", variables.get("gateway_http_port", 80), {"from_cidrs": clients}),
-        ("gateway", "gateway-metrics", variables.get("gateway_metrics_port", 8404), {"from_groups": ["monitoring"]}),
-        (
-            "fleet_ssh",
-            "node-exporter",
-            variables.get("monitoring_node_exporter_port", 9100),
-            {"from_groups": ["monitoring"]},
-        ),
+        ("fleet_ssh", "exporter", variables.get("monitoring_exporter_port", 9100), {"from_groups": ["monitoring"]}),
     ]
     services = [
         {"name": name, "ports": [int(port)], **_present(who, groups)}

@@ -16,7 +16,8 @@ ASKERS = (HERE, "processor", "producer", "mongodb")
 OPEN_TO = {
     ("vllm", 8000): set(),  # its own host alone, where the gateway is
     ("gateway", 443): set(ASKERS),
-    ("gateway", 8404): {"processor"},  # which has the role monitoring besides
+    ("gateway", 8404): set(),
+    ("kafka", 9100): {"processor"},  # which has the role monitoring besides
     ("kafka", 9092): {"processor", "producer"},
     ("mongodb", 27017): {"processor"},
     ("processor", 8080): set(ASKERS),  # group_vars/processor.yml of the example says so

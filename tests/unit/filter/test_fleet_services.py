@@ -28,7 +28,7 @@ def test_kafka_answers_processors_and_producers_and_mongodb_processors() -> None
 
 
 def test_a_model_server_answers_the_gateway_and_without_one_the_producer() -> None:
-    assert of("vllm")["vllm"] == ([8000], ["gateway", "monitoring"])
+    assert of("vllm")["vllm"] == ([8000], ["gateway"])
     without = tuple(name for name in ALL if name not in ("gateway", "monitoring"))
     assert of("vllm", groups=without) == {"vllm": ([8000], ["producer"])}
 
@@ -45,13 +45,9 @@ def test_a_gateway_answers_everybody_or_whom_its_variable_names() -> None:
 
 
 def test_metrics_are_for_monitoring_alone() -> None:
-    opened = of("gateway", "processor")
-    assert [opened[name] for name in ("gateway-metrics", "processor", "node-exporter")] == [
-        ([8404], ["monitoring"]),
-        ([8080], ["monitoring"]),
-        ([9100], ["monitoring"]),
-    ]
-    assert "node-exporter" not in of("kafka", groups=("fleet_ssh", "kafka", "processor"))
+    opened = of("processor")
+    assert (opened["processor"], opened["exporter"]) == (([8080], ["monitoring"]), ([9100], ["monitoring"]))
+    assert "exporter" not in of("kafka", groups=("fleet_ssh", "kafka", "processor"))
 
 
 @pytest.mark.parametrize(
