@@ -221,6 +221,14 @@ class Service:
         return told.split()[-1:] == ["killed"]
 
 
+def reached(fleet: Fleet, address: str, port: int, role: str | None = None) -> bool:
+    """Whether something answers there, asked from the host with that role, or from this machine."""
+    connecting = f"timeout 4 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
+    if role:
+        return fleet.machine(role).run(connecting) == "yes\n"
+    return subprocess.run(["bash", "-c", connecting], capture_output=True, check=True).stdout == b"yes\n"
+
+
 def _is_healthy(fleet: Fleet, name: str) -> bool:
     return fleet.service(name).healthy()
 

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from demo import LOAD, SCALE, SERVICES, Fleet, Machine, balance, eventually, things_of, wait_until_healthy
+from demo import LOAD, SCALE, SERVICES, Fleet, Machine, balance, eventually, reached, things_of, wait_until_healthy
 
 KILLS = 10 * SCALE
 
@@ -64,11 +64,15 @@ def test_reboot_of_all_hosts_at_once(fleet: Fleet) -> None:
     reboot([fleet.machine(role) for role in SERVICES])
     wait_until_healthy(fleet)
     events_flow(fleet)
+    for role, port in (("vllm", 8000), ("kafka", 9092), ("mongodb", 27017)):
+        address = fleet.machine(role).address
+        assert reached(fleet, address, port, role), "on its own host"
+        assert not reached(fleet, address, port), "the firewall is there again, before Docker is"
 
 
 def test_hosts_come_back_with_other_addresses(fleet: Fleet, record_property: Callable[[str, object], None]) -> None:
-    """Broker and database move at the same time; the processor finds both again without Ansible."""
-    roles = ("kafka", "mongodb")
+    """Broker, database and processor move at the same time, find each other and are let in again without Ansible."""
+    roles = ("kafka", "mongodb", "processor")
     before = {role: fleet.machine(role) for role in roles}
     names = ",".join(machine.name for machine in before.values())
     for state in ("stopped", "started"):
