@@ -11,13 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from demo import FLEET_FILE, SERVICES, Fleet, Run
+from demo import FLEET_FILE, SERVICES, Fleet, Machine, Run
 
 # What only looks comes before what changes something, and what breaks things comes last.
 ORDER = [
     "test_gpu_vllm",
     "test_services",
     "test_firewall",
+    "test_container_audit",
     "test_pull",
     "test_tools",
     "test_pipeline",
@@ -43,6 +44,12 @@ def fleet() -> Fleet:
     if missing:
         pytest.fail(f"The demo does not run ({', '.join(missing)} missing): run 'make demo' first.", pytrace=False)
     return demo
+
+
+@pytest.fixture(scope="session")
+def machines(fleet: Fleet) -> list[Machine]:
+    """Every host that Ansible reaches, for what only looks: where it is may change in `test_survival`."""
+    return [Machine(name, fleet.variables(name)) for name in fleet.inventory()["fleet_ssh"]["hosts"]]
 
 
 def _copy_vllm_image(fleet: Fleet) -> str:

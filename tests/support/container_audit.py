@@ -28,6 +28,15 @@ ELSEWHERE = {
     "5.24": "how commands are run in a container: no shipped text runs `docker exec --user root`",
 }
 
+# By Compose project: what somebody needs. Whoever publishes more has to say it here.
+NEEDED_PORTS: dict[str, set[int]] = {
+    "kafka": {9092},
+    "mongodb": {27017},
+    "vllm": {8000},
+    "processor": {8080},
+    "producer": set(),
+}
+
 # A mount of one of them, of what holds one, or of what lies in one.
 SENSITIVE = (
     *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr"),

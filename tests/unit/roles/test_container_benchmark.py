@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from support.compose_inspect import ENGINE, inspected
-from support.container_audit import BENCHMARK, CHECKS, DEVIATIONS, ELSEWHERE, audit
+from support.container_audit import BENCHMARK, CHECKS, DEVIATIONS, ELSEWHERE, NEEDED_PORTS, audit
 from support.role_templates import ROLES, render
 
 ROOT = Path(__file__).parents[3]
 TEMPLATES = sorted(ROLES.glob("*/templates/*.compose.yaml.j2"))
 DIGEST = f"docker.io/apache/kafka@sha256:{'5' * 64}"
-# What each is there for; whoever publishes more has to say here what needs it.
-NEEDED_PORTS = {"kafka": {9092}, "mongodb": {27017}, "vllm": {8000}, "processor": {8080}, "producer": set[int]()}
 VLLM = {
     "service_image_reference": f"vllm/vllm-openai@sha256:{'6' * 64}",
     "vllm_model": "gpuops/tiny",
