@@ -1,34 +1,68 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A secret is in no log, no diff, no process list, no `docker inspect` and no file that everybody can read."""
+"""A secret is in no log, no diff, no process list, no `docker inspect` and no file that everybody can read.
+
+The demo's own secrets are the canaries: what stands in /opt/SERVICE/secrets and in private keys beside it, on any host,
+is looked for on all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import pathlib
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from demo import SERVICES, Fleet, Run
+from demo import SERVICES, Fleet, Machine, Run
 
 PLANTED = "planted-7c1f0b52a9d34e"
+# The cluster id is generated, and lies there, but is no secret.
+READ_SECRETS = (
+    "find /opt -maxdepth 5 -type f \\( -path '/opt/*/secrets/*' -o -name '*.key' \\) ! -name cluster_id "
+    "-exec grep --with-filename '' {} +"
+)
+# A file may hold more than the secret: names of keys, and what it is. Our own secrets have 32 characters or more.
+SHORTEST_SECRET = 20
+
+
+class Hidden(dict[str, str]):
+    """Its values are in no report of a failure, in which pytest shows what a test was given."""
+
+    def __repr__(self) -> str:
+        return f"Hidden({sorted(self)})"
+
+
+def secrets_of(machine: Machine) -> dict[str, str]:
+    """HOST:FILE:NUMBER → value, of every word in a file of secrets that is long enough to be one."""
+    found: dict[str, list[str]] = {}
+    for line in machine.run(f"{READ_SECRETS} || true").splitlines():
+        path, text = line.split(":", 1)
+        words = [] if text.startswith("#") else [word for word in text.split() if len(word) >= SHORTEST_SECRET]
+        found.setdefault(path, []).extend(words)
+    assert all(found.values()), f"{machine.name}: a file of secrets without a secret: {sorted(found)}"
+    return {
+        f"{machine.name}:{path}:{number}": word for path, words in found.items() for number, word in enumerate(words)
+    }
+
+
+def on_all(machines: list[Machine], ask: Callable[[Machine], list[str]]) -> list[str]:
+    """What is found on any of them, asked at once."""
+    with ThreadPoolExecutor(len(machines)) as at_once:
+        return [line for lines in at_once.map(ask, machines) for line in lines]
 
 
 @pytest.fixture(scope="module")
-def secrets(fleet: Fleet) -> dict[str, str]:
-    """SERVICE/NAME → value, of every secret on every host. The cluster id is generated, but no secret."""
-    found = {}
-    for service in SERVICES:
-        command = f"cd /opt/{service}/secrets && for name in *; do [ ! -e $name ] || echo $name $(cat $name); done"
-        for line in fleet.machine(service).run(command).splitlines():
-            name, value = line.split()
-            if name != "cluster_id":
-                found[f"{service}/{name}"] = value
-    for line in fleet.machine("gateway").run("cd /opt/gateway/secrets/keys && grep -H . *").splitlines():
-        name, value = line.split(":")
-        found[f"gateway/{name}"] = value
-    assert {"vllm/api_key", "mongodb/app_password", "mongodb/admin_password", "gateway/producer"} <= set(found)
+def secrets(machines: list[Machine]) -> dict[str, str]:
+    """HOST:FILE:NUMBER → value, of every secret on every host."""
+    with ThreadPoolExecutor(len(machines)) as at_once:
+        found = Hidden(item for some in at_once.map(secrets_of, machines) for item in some.items())
+    files = {name.split(":")[1] for name in found}
+    known = {"vllm": ["api_key"], "mongodb": ["admin_password", "app_password"], "processor": ["mongodb_password"]}
+    known["gateway"] = ["keys/default", "keys/producer", "keys/verify"]
+    assert {f"/opt/{service}/secrets/{name}" for service, names in known.items() for name in names} <= files
     return found
 
 
@@ -58,30 +92,89 @@ def test_another_administrators_password_is_refused_and_in_no_log(fleet: Fleet, 
     assert "mongodb_admin_password is not the password in /opt/mongodb/secrets/admin_password" in run.output
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_secrets_are_in_no_docker_inspect(fleet: Fleet, secrets: dict[str, str], service: str) -> None:
-    shown = fleet.machine(service).run("docker inspect $(docker ps --all --quiet) $(docker image ls --quiet)")
-    assert [name for name, value in secrets.items() if value in shown] == []
+# Each prints everything of its kind on a host, and always also the second word; the journal also what it keeps beside a
+# message, such as a command line.
+PLACES = {
+    "docker inspect": (
+        "docker inspect $(docker ps --all --quiet) $(docker image ls --quiet) $(docker volume ls --quiet) "
+        "$(docker network ls --quiet)",
+        "HostConfig",
+    ),
+    "image history": ("docker image ls --quiet | sort -u | xargs -r -n 1 docker history --no-trunc", "CREATED BY"),
+    "logs of containers": ("docker ps --all --quiet | xargs -r -n 1 docker logs 2>&1", ":"),
+    "process list": ("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'", "dockerd"),
+    "systemd's environment": ("systemctl show '*.service'; systemctl show-environment", "FragmentPath"),
+    "journal": ("journalctl --all --output=export", "_BOOT_ID"),
+    "compose.yaml and .env": (
+        "find /opt -maxdepth 2 -type f \\( -name '*.env' -o -name '*.yaml' -o -name '*.json' \\) -exec cat {} +",
+        "HOST_ADDRESS",
+    ),
+    "units": ("find /etc/systemd/system /etc/default /etc/docker -type f -exec cat {} +", "ExecStart"),
+    "log files": ("find /var/log -type f ! -path '*/journal/*' -exec cat {} +", "installed"),
+}
+# Where they are meant to be: a secret that is shown is found.
+KEPT = "files of secrets"
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_secrets_are_in_no_process_list(fleet: Fleet, secrets: dict[str, str], service: str) -> None:
-    # The environment of a process is not for everybody, its arguments are.
-    shown = fleet.machine(service).run("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' || true")
-    assert [name for name, value in secrets.items() if value in shown] == []
+@pytest.fixture(scope="module")
+def seen(machines: list[Machine], secrets: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Host → place → which of the secrets, and of the words that all places have, are printed there."""
+    places = {KEPT: (READ_SECRETS, "/opt/"), **PLACES}
+    # Secrets go there by standard input, because arguments are for everybody, and only what is found comes back.
+    script = 'patterns=$(cat)\nlook() { grep -aoFf <(printf \'%s\\n\' "$patterns") | sort -u | sed "s/^/$1 /"; }\n'
+    for number, (command, _word) in enumerate(places.values()):
+        script += f"{{ {command}; }} 2>/dev/null | look {number}\n"
+    patterns = "\n".join([*secrets.values(), *(word for _command, word in places.values())])
+
+    def look(machine: Machine) -> dict[str, str]:
+        lines = machine.run(script, patterns).splitlines()
+        return Hidden(
+            (place, "\n".join(line for line in lines if line.startswith(f"{number} ")))
+            for number, place in enumerate(places)
+        )
+
+    with ThreadPoolExecutor(len(machines)) as at_once:
+        return dict(zip((machine.name for machine in machines), at_once.map(look, machines), strict=True))
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_secrets_are_in_no_file_that_everybody_can_read(fleet: Fleet, secrets: dict[str, str], service: str) -> None:
-    # Docker's own directory is closed to everybody but root.
-    command = (
-        "find / -xdev \\( -path /proc -o -path /sys -o -path /var/lib/docker \\) -prune -o -type f -perm -o=r "
-        "-size -4M -newer /etc/debian_version -print0 | xargs -0 -r grep -lFf /dev/fd/3 3<<'SECRETS' || true\n"
-        + "\n".join(secrets.values())
-        + "\nSECRETS\n"
+@pytest.mark.parametrize("place", PLACES)
+def test_secrets_are_not_shown(seen: dict[str, dict[str, str]], secrets: dict[str, str], place: str) -> None:
+    assert [host for host, printed in seen.items() if PLACES[place][1] not in printed[place]] == [], (
+        "nothing was printed"
     )
-    readable = [path for path in fleet.machine(service).run(command).splitlines() if path]
-    assert readable == []
+    shown = [
+        (host, name) for host, printed in seen.items() for name, value in secrets.items() if value in printed[place]
+    ]
+    assert shown == []
+
+
+def test_a_secret_that_is_shown_is_found(seen: dict[str, dict[str, str]], secrets: dict[str, str]) -> None:
+    """Else the test above would prove nothing."""
+    assert [name for name, value in secrets.items() if value not in seen[name.split(":")[0]][KEPT]] == []
+
+
+def test_secrets_are_in_no_environment_but_that_of_a_container(
+    machines: list[Machine], secrets: dict[str, str]
+) -> None:
+    """A server that reads its key from there has it in its container, where only that user and root can read it."""
+    command = r"""patterns=$(cat)
+        for process in /proc/[0-9]*; do
+            grep -aqFf <(printf '%s\n' "$patterns") $process/environ 2>/dev/null || continue
+            [ $(readlink $process/ns/pid) != $(readlink /proc/1/ns/pid) ] && [ $(stat --format=%u $process) != 0 ] ||
+                tr '\0' ' ' <$process/cmdline
+        done"""
+    patterns = "\n".join(secrets.values())
+    assert on_all(machines, lambda machine: machine.run(command, patterns).splitlines()) == []
+
+
+def test_secrets_are_in_no_file_that_everybody_can_read(machines: list[Machine], secrets: dict[str, str]) -> None:
+    # Docker's own directory is closed to everybody but root. grep is started more than once when there are many files.
+    command = r"""export patterns=$(cat)
+        find / -xdev \( -path /proc -o -path /sys -o -path /var/lib/docker \) -prune -o -type f -perm -o=r -size -4M \
+            -newer /etc/debian_version -print0 |
+            xargs -0 -r bash -c 'grep -lFf <(printf "%s\n" "$patterns") "$@" || true' grep"""
+    patterns = "\n".join(secrets.values())
+    assert on_all(machines, lambda machine: machine.run(command, patterns).splitlines()) == []
 
 
 @pytest.mark.parametrize("service", SERVICES)
