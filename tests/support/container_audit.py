@@ -1,7 +1,7 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an audit by the CIS Docker Benchmark 1.7.0 says about a container: all of section 5, and 4.1 and 4.6.
+"""What an audit by the CIS Docker Benchmark 1.6.0 says about a container: all of section 5, and 4.1 and 4.6.
 
 The numbers are the benchmark's, as docker-bench-security counts them, too. Nothing is asked here: `audit` takes what
 `docker inspect`, `docker info` and `docker top` said. Where the benchmark only lists for a person to look at (its

@@ -44,9 +44,11 @@ def render(path: pathlib.Path, **planted: Any) -> str:
     A variable that neither the role nor the caller gives is PLANTED: what matters to a caller has to be given.
     """
     variables = _variables(path.parents[1].name) | {"ansible_managed": "Planted"} | planted
+    loader = DataLoader()
+    loader.set_basedir(str(path.parent))  # for what it includes
     while True:
         try:
-            return str(Templar(DataLoader(), variables).template(_trusted(path.read_text(encoding="utf-8"))))
+            return str(Templar(loader, variables).template(_trusted(path.read_text(encoding="utf-8"))))
         except AnsibleError as problem:
             missing = re.search(r"'(\w+)' is undefined", str(problem))
             if not missing or missing[1] in variables:
