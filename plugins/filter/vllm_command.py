@@ -19,7 +19,8 @@ options:
   _input:
     description:
       - The settings, named as the variables of the role P(gpuops.fleet.vllm#role) without their prefix C(vllm_).
-      - C(model) is required. The others are C(model_source), C(model_revision), C(served_model_name), C(port), C(gpu),
+      - C(model) is required. The others are C(model_source), C(model_revision), C(prefetch), C(hub_url),
+        C(served_model_name), C(port), C(gpu),
         C(dtype), C(quantization), C(max_model_len), C(max_num_seqs), C(gpu_memory_utilization),
         C(tensor_parallel_size), C(cpu_kv_cache_gib), C(enforce_eager),
         C(shutdown_timeout_seconds), C(memory_mib), C(shared_memory_mib),

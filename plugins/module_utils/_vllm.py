@@ -29,6 +29,7 @@ QUANTIZATIONS = (
     *("modelopt_mxfp8", "moe_wna16", "mxfp4", "mxfp8", "nvfp4_per_token", "online", "quark", "torchao"),
 )
 
+HUB_URL = "https://huggingface.co"
 MODEL_DIRECTORY = "/model"
 CACHE_DIRECTORY = "/cache"
 FILES_DIRECTORY = "/etc/gpufleet"  # where the allow-list of routes lies; Python looks for it there
@@ -45,6 +46,7 @@ _MODEL = re.compile(rf"{_MODEL_PART}(?:/{_MODEL_PART})?", re.ASCII)
 _GGUF = re.compile(r"(?:^|[-_./])gguf(?:$|[-_./])|:(?:UD-)?I?Q\d", re.IGNORECASE | re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}", re.ASCII)
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII)
+_HUB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?", re.ASCII)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 # Arguments that have a setting of their own, or that would undo what the settings promise.
@@ -79,7 +81,13 @@ _OWNED_ENVIRONMENT = {
     "set vllm_hub_token",
     "PYTHONPATH": "the role sets it, because the list of allowed routes lies there",
     "VLLM_SERVER_DEV_MODE": "it opens routes that control the server without a key",
+    "HF_ENDPOINT": "set vllm_hub_url",
 }
+# With these a server that may not ask the hub would not find its files, or would ask it all the same.
+_NOT_OFFLINE = (
+    *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_USE_MODELSCOPE"),
+    *("--download-dir", "--hf-config-path", "--tokenizer", "--speculative-config", "--lora-modules"),
+)
 
 
 class SettingsError(ValueError):
@@ -93,6 +101,10 @@ class Settings:
     model: str
     model_source: str = "hub"
     model_revision: str = ""
+    prefetch: bool = (
+        False  # the model's files lie in the cache before the server starts, which asks the hub for nothing
+    )
+    hub_url: str = HUB_URL
     served_model_name: str = ""  # empty: the model
     port: int = 8000
     gpu: bool = False
@@ -124,6 +136,11 @@ class Settings:
                 raise SettingsError(
                     f"vllm_model_revision is '{self.model_revision}', which is no branch, tag or commit of a model."
                 )
+        if not _HUB_ADDRESS.fullmatch(self.hub_url):
+            raise SettingsError(
+                "vllm_hub_url is not the address of a model hub; write https://HOST, such as https://huggingface.co, "
+                "and a token into vllm_hub_token."
+            )
         if self.served_model_name:
             check_model(self.served_model_name, "served_model_name")
         _check_range("port", self.port, 1024, 65535, "a container without privileges can't listen below 1024")
@@ -163,17 +180,30 @@ class Settings:
             name = argument.split("=", 1)[0].replace("_", "-")
             if name in _OWNED_ARGUMENTS:
                 raise SettingsError(f"vllm_extra_arguments has {name}: {_OWNED_ARGUMENTS[name]}.")
+            self._check_offline("arguments", name)
         for name, value in self.extra_environment:
             if not _ENVIRONMENT_NAME.fullmatch(name) or "\n" in value:
                 raise SettingsError(f"vllm_extra_environment has '{name}', which can't be an environment variable.")
             if name in _OWNED_ENVIRONMENT:
                 raise SettingsError(f"vllm_extra_environment has {name}: {_OWNED_ENVIRONMENT[name]}.")
+            self._check_offline("environment", name)
             if may_be_secret(name, value):
                 raise SettingsError(
                     f"vllm_extra_environment has {name}, which looks like a secret: the environment of a container can "
                     "be read by everybody who may talk to Docker. Leave it out; only the name of a file with it may "
                     "stand here (NAME_FILE)."
                 )
+
+    @property
+    def offline(self) -> bool:
+        return self.prefetch or self.model_source != "hub"
+
+    def _check_offline(self, where: str, name: str) -> None:
+        if self.prefetch and self.model_source == "hub" and name in _NOT_OFFLINE:
+            raise SettingsError(
+                f"vllm_extra_{where} has {name}, but with vllm_prefetch the server reads {self.model} alone, from the "
+                "cache, and asks no hub. Take it out, or set vllm_prefetch to false."
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
@@ -275,7 +305,9 @@ def build_environment(settings: Settings) -> dict[str, str]:
         "VLLM_MAX_N_SEQUENCES": "64",
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }
-    if settings.model_source != "hub":
+    if settings.hub_url != HUB_URL:
+        environment["HF_ENDPOINT"] = settings.hub_url
+    if settings.offline:
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if settings.model_source == "generated":
         environment["GPUFLEET_GENERATE_MODEL"] = "1"

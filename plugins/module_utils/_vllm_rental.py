@@ -55,7 +55,7 @@ def compute(
 
     tls_args are the arguments to add where the provider ends no TLS. Raises SettingsError with one sentence.
     """
-    said = Settings.from_mapping(values)
+    said = Settings.from_mapping({**values, "prefetch": False})  # there the server itself downloads
     settings = replace(said, model_directory=MODEL_DIRECTORY, files_directory=FILES_DIRECTORY, tls=False)
     if not api_key:
         raise SettingsError(

@@ -7,17 +7,15 @@ They lie as the hub's own library would put them (blobs, snapshots and refs belo
 asking anybody. Each file is checked against the checksum that the hub lists, what was cut goes on where it ended, and
 what is complete is not asked for again: a branch stays at the commit that was found first.
 
-Nothing outside Python's own library is needed. On standard output it prints one line of JSON, {"changed": bool,
-"commit": str, "bytes": int}, which the role reads; a failure is one sentence on standard error, and exit status 1.
+It needs nothing outside Python's own library. It prints one line of JSON, {"changed": bool, "commit": str, "bytes":
+int}, or with --look {"complete": bool}. A failure is one sentence on standard error, and exit status 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import encodings.idna  # noqa: F401 (before rights are given up: it is loaded late, by the first look-up of a name)
-import errno
 import fcntl
-import fnmatch
 import hashlib
 import http.client
 import json
@@ -41,9 +39,8 @@ CHUNK_BYTES = 1 << 20
 LARGEST_LIST_BYTES = 64 << 20
 USER_AGENT = "gpuops-fleet/0.1 (+https://github.com/gpuops/fleet)"
 # The same weights for other programs, which vLLM never reads.
-FOREIGN = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot", "*.pth", "*.tflite", "*.mlmodel")
+FOREIGN = (".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pth", ".tflite", ".mlmodel")
 FOREIGN_DIRECTORIES = ("original", "onnx", "openvino", "coreml", "metal", "gguf")
-PICKLED = ("*.bin", "*.pt")
 
 
 class FetchError(Exception):
@@ -51,11 +48,7 @@ class FetchError(Exception):
 
 
 class TryAgain(Exception):
-    """What may be over in a moment; seconds as the hub asked for, or 0."""
-
-    def __init__(self, reason: str, seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
+    """What may be over in a moment: the reason, and how many seconds the hub asked for."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +102,9 @@ class Hub:
         return answer
 
     def _refusal(self, status: int, retry_after: str) -> Exception:
-        if status == 416 or status == 429 or status >= 500:
-            seconds = float(retry_after) if re.fullmatch(r"[0-9]{1,6}", retry_after, re.ASCII) else 0.0
-            return TryAgain(f"it answers with status {status}", seconds)
+        if status in (416, 429) or status >= 500:
+            asked = (float(retry_after),) if retry_after.isdecimal() else ()
+            return TryAgain(f"it answers with status {status}", *asked)
         if status in (401, 403) and self._token:
             return FetchError(
                 f"{self.host} doesn't give {self.model} for this vllm_hub_token (status {status}). Accept the model's "
@@ -174,9 +167,9 @@ def wanted(files: list[File]) -> list[File]:
 
     def needed(file: File) -> bool:
         path = PurePosixPath(file.path)
-        if path.parts[0] in FOREIGN_DIRECTORIES or any(fnmatch.fnmatchcase(path.name, one) for one in FOREIGN):
+        if path.parts[0] in FOREIGN_DIRECTORIES or path.suffix in FOREIGN:
             return False
-        return not (path.parent in safe and any(fnmatch.fnmatchcase(path.name, one) for one in PICKLED))
+        return not (path.parent in safe and path.suffix in (".bin", ".pt"))
 
     return [file for file in files if needed(file)]
 
@@ -202,6 +195,7 @@ class Fetch:
         self._hub, self._sleep = hub, sleep
         self._home = cache / "hub" / f"models--{hub.model.replace('/', '--')}"
         self._notes = self._home / "gpufleet" / f"{quote(hub.revision, safe='')}.json"
+        self._ref = self._home / "refs" / hub.revision
         self._commit = ""
         self._verified: dict[str, list[int]] = {}  # by path: length and time of the last change, in nanoseconds
 
@@ -211,70 +205,90 @@ class Fetch:
         with (self._notes.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             files = self._plan()
-            missing = [file for file in files if not self._have(file)]
-            self._check_space(missing)
-            for file in missing:
-                if not self._have(file):  # two files may be the same
-                    self._download(file)
-                self._note(files)
-            linked = [self._link(file) for file in files]
-            ref = self._home / "refs" / self._hub.revision
-            fresh = self._hub.revision != self._commit and not (ref.is_file() and ref.read_text() == self._commit)
-            if fresh:
-                ref.parent.mkdir(parents=True, exist_ok=True)
-                replace(ref, self._commit)
-            self._note(files)
-        changed = bool(missing) or any(linked) or fresh
+            if changed := not self.is_complete():
+                self._bring(files)
         return {"changed": changed, "commit": self._commit, "bytes": sum(file.size for file in files)}
+
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, by what was noted; nobody is asked, and no large file is read."""
+        files = self._noted()
+        return bool(files) and self._refers() and all(self._is_verified(file) and self._leads(file) for file in files)
+
+    def _bring(self, files: list[File]) -> None:
+        missing = [file for file in files if not self._have(file)]
+        self._check_space(missing)
+        for file in missing:
+            if not self._have(file):  # two files may be the same
+                self._download(file)
+            self._note(files)
+        for file in files:
+            if not self._leads(file):
+                self._link(file)
+        if not self._refers():
+            self._ref.parent.mkdir(parents=True, exist_ok=True)
+            replace(self._ref, self._commit)
+        self._note(files)
+
+    def _refers(self) -> bool:
+        """Whether the server, who knows the revision, finds the commit."""
+        return self._hub.revision == self._commit or (self._ref.is_file() and self._ref.read_text() == self._commit)
 
     def _plan(self) -> list[File]:
         """What was begun is gone on with, also when the branch has moved meanwhile."""
+        files = self._noted()
+        if not files:
+            self._commit, files = self._patiently(self._hub.list)
+            self._note(files)
+        return files
+
+    def _noted(self) -> list[File]:
         try:
             notes = json.loads(self._notes.read_text())
             files = [File(str(one["path"]), int(one["size"]), str(one["checksum"])) for one in notes["files"]]
             self._commit, self._verified = str(notes["commit"]), dict(notes["verified"])
         except (OSError, ValueError, KeyError, TypeError):
-            self._commit, files = self._patiently(self._hub.list)
-            self._note(files)
+            return []
         return files
 
     def _note(self, files: list[File]) -> None:
         notes = {"commit": self._commit, "files": [asdict(file) for file in files], "verified": self._verified}
         replace(self._notes, json.dumps(notes, indent=1, sort_keys=True))
 
-    def _blob(self, file: File) -> Path:
-        return self._home / "blobs" / file.checksum
+    def _blob(self, file: File, state: str = "") -> Path:
+        return self._home / "blobs" / f"{file.checksum}{state}"
 
     def _have(self, file: File) -> bool:
         """Whether it lies here whole. What changed since it was verified is read again, and removed if wrong."""
-        blob = self._blob(file)
+        if self._state(file) and not self._is_verified(file):
+            if not is_right(self._blob(file), file):
+                self._blob(file).unlink()
+            self._verified[file.path] = self._state(file)
+        return self._is_verified(file)
+
+    def _is_verified(self, file: File) -> bool:
+        return bool(self._state(file)) and self._verified.get(file.path) == self._state(file)
+
+    def _state(self, file: File) -> list[int]:
+        """Length and time of the last change, or nothing where it is not there."""
         try:
-            state = [blob.stat().st_size, blob.stat().st_mtime_ns]
+            found = self._blob(file).stat()
         except FileNotFoundError:
-            return False
-        if self._verified.get(file.path) != state:
-            if not is_right(blob, file):
-                blob.unlink()
-                return False
-            self._verified[file.path] = state
-        return True
+            return []
+        return [found.st_size, found.st_mtime_ns]
 
     def _check_space(self, missing: list[File]) -> None:
-        parts = [self._partial(file) for file in missing]
+        parts = [self._blob(file, ".incomplete") for file in missing]
         needed = sum(file.size for file in missing) - sum(part.stat().st_size for part in parts if part.is_file())
         disk = os.statvfs(self._home)
         free = disk.f_bavail * disk.f_frsize
         if missing and free < needed + SPARE_BYTES:
             raise FetchError(
-                f"{self._hub.model} needs {gib(needed)} GiB more in {self._home}, and one beside, but only {gib(free)} "
-                "GiB are free there. Make room, take a larger disk, or put vllm_data_directory on another one."
+                f"{self._hub.model} needs {needed / 2**30:.1f} GiB more in {self._home}, and one beside, but only "
+                f"{free / 2**30:.1f} GiB are free there. Make room, or put vllm_data_directory on another disk."
             )
 
-    def _partial(self, file: File) -> Path:
-        return self._home / "blobs" / f"{file.checksum}.incomplete"
-
     def _download(self, file: File) -> None:
-        partial, began_again = self._partial(file), False
+        partial, began_again = self._blob(file, ".incomplete"), False
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
         while True:
@@ -290,8 +304,7 @@ class Fetch:
             partial.touch()
             began_again = True
         partial.replace(self._blob(file))
-        state = self._blob(file).stat()
-        self._verified[file.path] = [state.st_size, state.st_mtime_ns]
+        self._verified[file.path] = self._state(file)
 
     def _append(self, file: File, partial: Path) -> None:
         """Raises TryAgain until the file has its length."""
@@ -300,10 +313,8 @@ class Fetch:
             return
         path = f"/{quote(self._hub.model)}/resolve/{self._commit}/{quote(file.path)}"
         with self._hub.open(path, start) as answer, partial.open("r+b") as target:
-            if answer.status != 206 or not (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-                if answer.status == 206:
-                    raise TryAgain("it sent another part than the one that was asked for")
-                target.truncate(0)
+            if not (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
+                target.truncate(0)  # all of it comes, because it knows no parts; the checksum tells
                 start = 0
             target.seek(start)
             self._copy(answer, target, file.size - start)
@@ -318,13 +329,7 @@ class Fetch:
                 raise TryAgain(f"it cut the connection ({type(error).__name__})") from None
             if not chunk:
                 return
-            try:
-                target.write(chunk)
-                target.flush()
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise FetchError(f"The disk with {self._home} is full. Make room, or take a larger one.") from None
+            target.write(chunk)  # a full disk is a sentence of the system's own
             length -= len(chunk)
 
     def _patiently(self, ask: Callable[[], Any], progress: Callable[[], int] = lambda: 0) -> Any:
@@ -338,30 +343,29 @@ class Fetch:
                 failures = 1 if progress() > before else failures + 1
                 if failures >= TRIES:
                     raise FetchError(
-                        f"{self._hub.model} can't be had from {self._hub.host}: {problem}, {TRIES} times in a row. "
-                        "Look at the host's network and at vllm_hub_url, and run it again: it goes on where it ended."
+                        f"{self._hub.model} can't be had from {self._hub.host}: {problem.args[0]}, {TRIES} times in "
+                        "a row. Look at the network and at vllm_hub_url, and run it again: it goes on where it ended."
                     ) from None
-                self._sleep(min(problem.seconds or 2.0 ** (failures - 1), LONGEST_PAUSE_SECONDS))
+                pause = problem.args[1] if len(problem.args) > 1 else 2.0 ** (failures - 1)
+                self._sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
-    def _link(self, file: File) -> bool:
-        place = self._home / "snapshots" / self._commit / file.path
-        aim = os.path.relpath(self._blob(file), place.parent)
-        if place.is_symlink() and os.readlink(place) == aim:
-            return False
+    def _place(self, file: File) -> Path:
+        return self._home / "snapshots" / self._commit / file.path
+
+    def _leads(self, file: File) -> bool:
+        return self._place(file).is_symlink() and self._place(file).resolve() == self._blob(file).resolve()
+
+    def _link(self, file: File) -> None:
+        place = self._place(file)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
-        place.symlink_to(aim)
-        return True
+        place.symlink_to(os.path.relpath(self._blob(file), place.parent))
 
 
 def replace(path: Path, text: str) -> None:
     whole = path.with_name(f"{path.name}.new")
     whole.write_text(text)
     whole.replace(path)
-
-
-def gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -371,6 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--revision", default="main")
     parser.add_argument("--cache", type=Path, required=True, help="what HF_HOME is for the server")
     parser.add_argument("--token-file", type=Path, help="the token is read from there before rights are given up")
+    parser.add_argument("--look", action="store_true", help="only say whether all is there")
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
     options = parser.parse_args(arguments)
@@ -382,7 +387,8 @@ def main(arguments: list[str] | None = None) -> int:
             os.setgid(options.gid)
             os.setuid(options.uid)
         os.umask(0o027)
-        result = Fetch(Hub(options.hub, options.model, options.revision, token), options.cache).run()
+        fetch = Fetch(Hub(options.hub, options.model, options.revision, token), options.cache)
+        result = {"complete": fetch.is_complete()} if options.look else fetch.run()
     except (FetchError, OSError) as problem:
         print(f"{problem}", file=sys.stderr)
         return 1

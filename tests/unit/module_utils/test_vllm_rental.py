@@ -50,6 +50,12 @@ def options(**more: Any) -> dict[str, Any]:
     return {name: value for name, value in computed(**more).items() if name != "computed_from"}
 
 
+def test_the_server_of_a_rental_downloads_its_model_itself() -> None:
+    """No task of the role runs there, so nothing is fetched before, and the hub is asked, with the token."""
+    assert computed({**SETTINGS, "prefetch": True}) == computed()
+    assert "HF_HUB_OFFLINE" not in computed({**SETTINGS, "prefetch": True})["public_env"]
+
+
 def test_it_is_the_command_line_of_the_role_and_one_packed_program() -> None:
     request = computed()
     assert (request["image"], request["args"], request["tls_args"]) == (IMAGE, ARGUMENTS, TLS)

@@ -50,6 +50,18 @@ def test_local_model_never_asks_the_hub(source: str) -> None:
     assert ("GPUFLEET_GENERATE_MODEL" in environment(model_source=source)) == (source == "generated")
 
 
+def test_a_prefetched_model_has_its_name_and_needs_no_hub() -> None:
+    assert command(prefetch=True, model_revision="v2") == command(model_revision="v2")
+    values = environment(prefetch=True)
+    assert values["HF_HUB_OFFLINE"] == values["TRANSFORMERS_OFFLINE"] == "1"
+    assert values["HF_HOME"] == "/cache/huggingface", "or the files would lie elsewhere than where they were fetched to"
+
+
+def test_a_mirror_is_asked_instead_of_the_hub() -> None:
+    assert "HF_ENDPOINT" not in environment()
+    assert environment(hub_url="https://mirror.example.org/hf")["HF_ENDPOINT"] == "https://mirror.example.org/hf"
+
+
 def test_cpu_has_its_kv_cache_and_nothing_of_a_gpu() -> None:
     assert environment(cpu_kv_cache_gib=3)["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert "--gpu-memory-utilization" not in command()
@@ -181,6 +193,17 @@ REFUSED = [
     ({"extra_environment": {"VLLM_SERVER_DEV_MODE": "1"}}, "without a key"),
     ({"extra_environment": {"A B": "1"}}, "can't be an environment variable"),
     ({"extra_environment": ["A=1"]}, "must be a dictionary"),
+    ({"prefetch": True, "extra_environment": {"HF_HOME": "/cache/x"}}, "has HF_HOME, but with vllm_prefetch"),
+    ({"prefetch": True, "extra_environment": {"HF_HUB_OFFLINE": "0"}}, "has HF_HUB_OFFLINE, but with vllm_prefetch"),
+    ({"prefetch": True, "extra_arguments": ["--tokenizer=a/b"]}, "has --tokenizer, but with vllm_prefetch"),
+    ({"extra_environment": {"HF_ENDPOINT": "https://x"}}, "set vllm_hub_url"),
+    ({"hub_url": "huggingface.co"}, "vllm_hub_url is not the address of a model hub"),
+    ({"hub_url": "https://me:planted@hub.example.org"}, "vllm_hub_url is not the address of a model hub"),
+    ({"max_model_len": -4096}, "vllm_max_model_len is -4096; it must be between 16 and"),
+    ({"tensor_parallel_size": -1}, "vllm_tensor_parallel_size is -1"),
+    ({"cpu_kv_cache_gib": -1}, "vllm_cpu_kv_cache_gib is -1"),
+    ({"shared_memory_mib": -1}, "vllm_shared_memory_mib is -1"),
+    ({"gpu_memory_utilization": -0.5}, "vllm_gpu_memory_utilization is -0.5"),
     ({"modle": "x"}, "unknown vLLM setting: modle"),
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -182,7 +183,7 @@ def test_waits_as_long_as_the_hub_says(fetch: Fetched, hub: PlantedHub) -> None:
 
 def test_gives_up_after_a_bounded_number_of_tries(fetch: Fetched, hub: PlantedHub) -> None:
     hub.refuses = [500] * 100
-    with pytest.raises(fetch_model.FetchError, match=r"status 500, 6 times in a row\. Look at the host's network"):
+    with pytest.raises(fetch_model.FetchError, match=r"status 500, 6 times in a row\. Look at the network"):
         fetch()
     assert len(hub.asked) == 6
 
@@ -287,6 +288,29 @@ def test_the_command_prints_one_line_and_never_the_token(
     assert "planted" not in output.out + output.err
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert [path for path in files if b"planted" in path.read_bytes()] == []
+
+
+def test_looking_asks_nobody_and_writes_nothing(
+    hub: PlantedHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(hub, tmp_path / "cache", "--look") == 0
+    assert json.loads(capsys.readouterr().out) == {"complete": False}
+    assert list(tmp_path.iterdir()) == hub.asked == []
+    run(hub, tmp_path / "cache")
+    hub.asked.clear()
+    capsys.readouterr()
+    run(hub, tmp_path / "cache", "--look")
+    assert json.loads(capsys.readouterr().out) == {"complete": True}
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("gone", ["snapshots", "blobs", "refs"])
+def test_what_somebody_removed_is_brought_again(fetch: Fetched, gone: str) -> None:
+    fetch()
+    shutil.rmtree(fetch.home / gone)
+    assert fetch()["changed"] is True
+    assert fetch.is_whole()
+    assert (fetch.home / "refs/main").read_text() == COMMIT
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up rights")
