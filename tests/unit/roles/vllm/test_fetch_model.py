@@ -295,7 +295,8 @@ def test_looking_asks_nobody_and_writes_nothing(
 ) -> None:
     assert run(hub, tmp_path / "cache", "--look") == 0
     assert json.loads(capsys.readouterr().out) == {"complete": False}
-    assert list(tmp_path.iterdir()) == hub.asked == []
+    assert list(tmp_path.iterdir()) == []
+    assert hub.asked == []
     run(hub, tmp_path / "cache")
     hub.asked.clear()
     capsys.readouterr()
