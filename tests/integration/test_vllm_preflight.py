@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 from typing import Any
 
 import pytest
+from support.free_port import free_port
 from support.refusals import refusals, said
 
 GOOD = {
@@ -33,6 +35,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"vllm_model_source": "directory", "vllm_model_directory": "/nowhere/model"},
         "holds no model: it needs config.json and weights",
     ),
+    "listens_everywhere": (
+        {"vllm_listen_address": "0.0.0.0"},  # noqa: S104 (refused)
+        "vllm_listen_address is '0.0.0.0'; it must be an IPv4 address of listens_everywhere",
+    ),
+    "listens_nowhere": ({"vllm_listen_address": "300.1.1.1"}, "vllm_listen_address is '300.1.1.1'; it must be an IPv4"),
+    "pids": ({"vllm_pids_limit": -1}, "vllm_pids_limit is -1; the server has more than 64"),
+    "patience": ({"vllm_prefetch_timeout_seconds": 0}, "vllm_prefetch_timeout_seconds is 0; it must be one second"),
+    "no_time": ({"vllm_healthy_timeout_seconds": -1}, "vllm_healthy_timeout_seconds is -1; no server is up"),
+    "negative": ({"vllm_memory_mib": -8}, "vllm_memory_mib is -8; it must be between 1024 and"),
+    "quantization": ({"vllm_quantization": "int3"}, "vllm_quantization is 'int3', which is unknown; it must be one of"),
+    "hub": ({"vllm_hub_url": "hub"}, "vllm_hub_url is not the address of a model hub; write https://HOST"),
+    "key_host": ({"vllm_api_key_host": "vllm-9"}, "vllm_api_key_host is vllm-9, and the inventory has no such host"),
+    "empty_key_file": ({"vllm_api_key_file": "empty"}, "empty is not usable as an API key: it needs at least 16"),
+    "port_in_use": (
+        {"vllm_port": "taken"},
+        "127.0.0.1 is in use by another program. Stop it",
+    ),
+    "address": ({"vllm_listen_address": "192.0.2.77"}, "vllm_listen_address is 192.0.2.77, and this host has no such"),
     "relative": ({"vllm_model_source": "directory", "vllm_model_directory": "model"}, "must be the absolute path"),
     "memory": ({"vllm_memory_mib": 33554432}, "Take a larger host or lower vllm_memory_mib"),
     "limit": ({"vllm_cpu_kv_cache_gib": 40}, "needs at least 43008. Raise it, lower vllm_cpu_kv_cache_gib"),
@@ -50,8 +70,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    hosts = {name: ("vllm", {**GOOD, **values}) for name, (values, _sentence) in BAD.items()}
-    return refusals(tmp_path_factory.mktemp("vllm"), hosts)
+    work = tmp_path_factory.mktemp("vllm")
+    (work / "empty").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        words = {"empty": str(work / "empty"), "taken": listener.getsockname()[1]}
+        hosts = {}
+        for name, (values, _sentence) in BAD.items():
+            named = {key: words.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+            hosts[name] = ("vllm", {**GOOD, "vllm_port": free_port(), "vllm_listen_address": "127.0.0.1", **named})
+        return refusals(work, hosts)
 
 
 @pytest.mark.parametrize("name", BAD)
