@@ -56,7 +56,8 @@ SIZES = {
         Size("g2-standard-8", 8, 32 * GIB, 0.853624, "nvidia-l4", 1),
         Size("g2-standard-24", 24, 96 * GIB, 2.000736, "nvidia-l4", 2),
         Size("a2-highgpu-1g", 12, 85 * GIB, 3.673385, "nvidia-tesla-a100", 1),
-        Size("a2-ultragpu-1g", 12, 170 * GIB, 5.06879789, "nvidia-a100-80gb", 1, local_ssds=1),
+        # As in us-east5, where its price is known.
+        Size("a2-ultragpu-1g", 12, 170 * GIB, 5.52382, "nvidia-a100-80gb", 1, local_ssds=1),
         Size("a3-highgpu-1g", 26, 234 * GIB, 11.0, "nvidia-h100-80gb", 1, spot_only=True, local_ssds=2),
         Size("a3-highgpu-8g", 208, 1872 * GIB, 88.49, "nvidia-h100-80gb", 8, local_ssds=16),
     )
@@ -75,6 +76,9 @@ ZONES = (
     Zone("us-central1-c", {"nvidia-l4": 8, "nvidia-a100-80gb": 2, "nvidia-h100-80gb": 16}),
     Zone("us-east4-a", {"nvidia-l4": 4, "nvidia-h100-80gb": 16}, "10.150.0"),
     Zone("europe-west4-b", {"nvidia-l4": 4, "nvidia-tesla-t4": 4}, "10.164.0"),
+    # The first one lists this card and has none left.
+    Zone("us-east5-a", {"nvidia-a100-80gb": 0}, "10.202.0"),
+    Zone("us-east5-b", {"nvidia-a100-80gb": 2}, "10.202.0"),
 )
 QUOTAS = Quotas()
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_command import vllm_command
 from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus
@@ -82,18 +83,35 @@ def controller(world: World, tmp_path: Path) -> Iterator[Controller]:
         yield Controller(tmp_path, base + gcp.URL_PATH)
 
 
+def who_may_reach_what(controller: Controller) -> None:
+    """Of the emulated project, whole: the gateway's port from its clients alone, and nothing from everybody."""
+    api = f"{controller.environment['GCP_COMPUTE_URL']}/projects/acme-gpus/global/firewalls"
+    answer = requests.get(api, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
+    rules = {rule["name"]: rule for rule in answer.json()["items"]}
+    clients = yaml.safe_load((controller.work / "group_vars" / "all.yml").read_text())["gateway_allowed_cidrs"]
+    assert {name: rule["allowed"] for name, rule in rules.items()} == {
+        "gf--acme-gcp--ssh": [{"IPProtocol": "tcp", "ports": ["22"]}],
+        "gf--acme-gcp--gateway": [{"IPProtocol": "tcp", "ports": ["443"]}],
+    }
+    assert rules["gf--acme-gcp--gateway"]["sourceRanges"] == clients
+    for rule in rules.values():
+        assert rule["targetTags"] == ["gpuops-fleet-acme-gcp"]
+        assert not [cidr for cidr in rule["sourceRanges"] if cidr.endswith("/0")]
+
+
 def test_the_example_is_planned_rented_once_and_ended(controller: Controller, world: World) -> None:
     planned = controller.play("playbooks/plan.yml")
-    assert re.search(r"vllm-1 create gcp L4 1 vm g2-standard-4 us-central1 0\.70683 60d \S+ provider", planned)
+    assert re.search(r"vllm-1 create gcp A100_80GB 1 vm a2-ultragpu-1g us-east5 5\.52382 60d \S+ provider", planned)
     assert world.rentals == {}
     rule = controller.work / "firewall.yml"
-    assert [re.findall(r"changed=(\d)", controller.play(rule)) for _turn in range(2)] == [["1"], ["0"]]
+    assert [re.findall(r"changed=(\d)", controller.play(rule)) for _turn in range(2)] == [["2"], ["0"]]
+    who_may_reach_what(controller)
     controller.play("playbooks/provision.yml")
     (rental,) = world.alive()
     assert rental.owner.startswith("gf--acme-gcp--vllm-1--")
     assert rental.wire["scheduling"]["onHostMaintenance"] == "TERMINATE"
-    # us-central1-a is the cheapest, too, but has none left.
-    assert rental.wire["_zone"] == "us-central1-b"
+    # us-east5-a lists this card, too, but has none left.
+    assert rental.wire["_zone"] == "us-east5-b"
     assert "changed=0" in controller.play("playbooks/provision.yml")
     assert world.alive() == [rental]
     assert "is left" in controller.play("playbooks/destroy.yml", "-e", "fleet_confirm=acme-gcp")
@@ -107,8 +125,7 @@ def test_a_fleet_written_once_is_the_same_gpu_and_the_same_model_at_google_and_a
 ) -> None:
     file, variables = (controller.work / name for name in ("fleet.yml", "group_vars/all.yml"))
     fleet, chosen = (yaml.safe_load(one.read_text()) for one in (file, variables))
-    machine = fleet["instances"].pop() | {"gpu": "A100 80GB"}
-    del machine["max_price_per_hour_usd"]  # nobody knows the price of this card at Google
+    machine = fleet["instances"].pop()
     once = ("gpu", "roles", "max_lifetime", "wait", "disk_gib")
     fleet["defaults"] = {name: machine.pop(name) for name in once}
     fleet["instances"] = [machine, {"name": "vllm-2", "providers": ["runpod"]}]
@@ -123,7 +140,8 @@ def test_a_fleet_written_once_is_the_same_gpu_and_the_same_model_at_google_and_a
         assert [one.gpu for one in gcp_sizes.SIZES if one.name == "a2-ultragpu-1g"] == ["A100_80GB"]
         assert _gpus.identify(pod.wire["gpu"]["id"]) == "A100_80GB"
         # What the role writes on the machine is what the pod was ordered with, to the last argument.
-        settings = {name.removeprefix("vllm_"): value for name, value in chosen.items() if name != "vllm_gpu_devices"}
+        own = {name: value for name, value in chosen.items() if name.startswith("vllm_") and name != "vllm_gpu_devices"}
+        settings = {name.removeprefix("vllm_"): value for name, value in own.items()}
         command = vllm_command({**settings, "gpu": True})["command"]
         ordered = pod.wire["cmd"]
         assert ordered[ordered.index("vllm") :] == command
