@@ -9,7 +9,7 @@ export TEST_SCALE ?= 1
 LOCAL_PROVIDER := ansible-playbook playbooks/local_provider.yml -e local_provider_cache_directory=$(CURDIR)/build/cache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo verify destroy exec check lint sanity unit test bench emulators soak clean lock pin-images
+.PHONY: help setup demo verify destroy exec check lint sanity unit test mutations bench emulators soak clean lock pin-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,10 @@ unit:
 
 test: ## every test; begins by destroying the demo, and ends so
 	@scripts/test
+
+mutations: ## put the faults of docs/faults.md back, one by one: a test must see each
+	@scripts/setup dev
+	@scripts/mutations
 
 bench: ## ratios against references, into build/bench.json (BENCH=--from-nothing times the first demo, too)
 	@scripts/setup dev
