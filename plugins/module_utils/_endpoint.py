@@ -7,28 +7,44 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import http.client
 import json
 import re
 import ssl
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
 
+TOO_MANY_REQUESTS = 429
+# Of an answer; what comes after it is not read.
+_MOST_BYTES = 8 * 1024 * 1024
+# Where a server says "too many requests" and not when to come back.
+_RETRY_SECONDS = 5.0
+_END_OF_STREAM = "[DONE]"
+
 
 @dataclass(frozen=True)
 class Answer:
-    """status is None when no HTTP answer came; text then says why."""
+    """status is None when no HTTP answer came; text then says why. seconds: of the last try, without waiting before it.
+
+    events are the data of a stream without its end; None where the answer was none. ended: whether the end was there.
+    """
 
     status: int | None
     text: str
     other_certificate: bool = False
+    bad_certificate: bool = False
+    retry_after_seconds: float | None = None
+    seconds: float = 0.0
+    events: tuple[str, ...] | None = None
+    ended: bool = False
+    first_event_seconds: float | None = None
 
     def json(self) -> Any:
         try:
@@ -38,7 +54,12 @@ class Answer:
 
     def __str__(self) -> str:
         words = " ".join(self.text.split())[:200]
-        return f"no answer ({words})" if self.status is None else f"status {self.status}: {words}"
+        if self.status is None:
+            return f"no answer ({words})"
+        if self.status == TOO_MANY_REQUESTS and self.retry_after_seconds is not None:
+            later = f"it limits the rate and says to come back in {self.retry_after_seconds:.0f} s"
+            return f"status {self.status}: {later}, which is longer than may be waited"
+        return f"status {self.status}: {words}"
 
 
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -74,6 +95,23 @@ def _trusting_nobody() -> ssl.SSLContext:
     return context
 
 
+def trusting(ca_certificate: str) -> ssl.SSLContext:
+    """Only what is in this PEM text: who signed the server's certificate, or that certificate itself.
+
+    The server's names count as ever. Raises ValueError with a sentence.
+    """
+    if "PRIVATE KEY" in ca_certificate:
+        raise ValueError("ca_certificate holds a private key, which belongs to the server alone; give the certificate.")
+    try:
+        context = ssl.create_default_context(cadata=ca_certificate)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"ca_certificate holds no certificate in PEM ({error}).") from error
+    # Newer Pythons want extensions in a signer that a server's own certificate need not have.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 class _PinnedHandler(urllib.request.HTTPSHandler):
     """Speaks to the one certificate only: the comparison comes before the first byte of a request."""
 
@@ -96,15 +134,21 @@ class _PinnedHandler(urllib.request.HTTPSHandler):
         return self.do_open(lambda host, **more: Connection(host, context=context, **more), req)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Following one would send the key elsewhere."""
+class _EveryStatus(urllib.request.HTTPErrorProcessor):
+    """An error is an answer as well, and so is a redirect: following one would send the key elsewhere."""
 
-    def redirect_request(self, *_arguments: object) -> None:
-        return None
+    def http_response(self, request: Any, response: Any) -> Any:
+        return response
+
+    https_response = http_response
 
 
 class Endpoint:
-    """One endpoint and how to reach it. tls_fingerprint: the only certificate to speak to; nothing else counts then."""
+    """One endpoint and how to reach it. tls_fingerprint: the only certificate to speak to; nothing else counts then.
+
+    ca_certificate: PEM text, instead of the signers that this machine knows. max_wait_seconds: in all, for a server
+    that limits the rate of requests.
+    """
 
     def __init__(
         self,
@@ -114,99 +158,104 @@ class Endpoint:
         validate_certs: bool,
         use_proxy: bool,
         tls_fingerprint: str | None = None,
+        ca_certificate: str | None = None,
+        max_wait_seconds: float = 0.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url '{url}' is not an address; write http://… or https://….")
         self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
+        self._wait_seconds_left = max_wait_seconds
         if tls_fingerprint and not _FINGERPRINT.fullmatch(tls_fingerprint):
             raise ValueError(f"tls_fingerprint '{tls_fingerprint}' is none; it is 'sha256:' and 64 digits of 0-9a-f.")
-        if tls_fingerprint and not url.startswith("https://"):
-            raise ValueError(f"tls_fingerprint is set, but url '{url}' is not https://….")
-        handlers: list[urllib.request.BaseHandler] = [
-            _PinnedHandler(tls_fingerprint)
-            if tls_fingerprint
-            else urllib.request.HTTPSHandler(
-                context=ssl.create_default_context() if validate_certs else _trusting_nobody()
-            )
-        ]
-        handlers.append(_NoRedirect())
+        if tls_fingerprint and ca_certificate:
+            raise ValueError("tls_fingerprint and ca_certificate are both set; one of them says whom to trust.")
+        for name, value in (("tls_fingerprint", tls_fingerprint), ("ca_certificate", ca_certificate)):
+            if value and not url.startswith("https://"):
+                raise ValueError(f"{name} is set, but url '{url}' is not https://….")
+        if tls_fingerprint:
+            tls: urllib.request.BaseHandler = _PinnedHandler(tls_fingerprint)
+        elif ca_certificate:
+            tls = urllib.request.HTTPSHandler(context=trusting(ca_certificate))
+        else:
+            context = ssl.create_default_context() if validate_certs else _trusting_nobody()
+            tls = urllib.request.HTTPSHandler(context=context)
+        handlers = [tls, _EveryStatus()]
         if not use_proxy:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
-    def ask(self, path: str, api_key: str | None = None, body: Mapping[str, Any] | None = None) -> Answer:
+    def ask(self, path: str, api_key: str | None = None, body: Any = None, method: str | None = None) -> Answer:
+        """One request, again after a wait where the server limits the rate. With a body it is a POST."""
+        while True:
+            answer = self._once(path, api_key, body, method)
+            if answer.status != TOO_MANY_REQUESTS:
+                return answer
+            wait = answer.retry_after_seconds if answer.retry_after_seconds is not None else _RETRY_SECONDS
+            if wait > self._wait_seconds_left:
+                return replace(answer, retry_after_seconds=wait)
+            self._wait_seconds_left -= max(wait, 1.0)
+            _clock.sleep(max(wait, 1.0))
+
+    def _once(self, path: str, api_key: str | None, body: Any, method: str | None) -> Answer:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         data = None
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data=data, headers=headers)  # noqa: S310 (checked above)
+        request = urllib.request.Request(self._url + path, data=data, headers=headers, method=method)  # noqa: S310 (checked)
+        started = _clock.monotonic()
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
-                return Answer(response.status, response.read().decode(errors="replace"))
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read().decode(errors="replace"))
+                found = _read(response, started, self._timeout_seconds)
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            return Answer(None, str(reason), isinstance(reason, OtherCertificate))
+            return Answer(
+                None,
+                str(reason) or type(reason).__name__,
+                other_certificate=isinstance(reason, OtherCertificate),
+                bad_certificate=isinstance(reason, ssl.SSLCertVerificationError),
+            )
+        return replace(found, seconds=_clock.monotonic() - started)
 
 
-def check_endpoint(params: Mapping[str, Any]) -> dict[str, Any]:
-    """All checks, with what was seen; the caller decides what a failed one means."""
+def _read(response: Any, started: float, timeout_seconds: float) -> Answer:
+    """The whole of it within the time, also of a server that sends a byte now and then; raises TimeoutError."""
+    streams = response.headers.get_content_type() == "text/event-stream"
+    text, events, size = [], [], 0
+    first, ended = None, False
+    while size < _MOST_BYTES:
+        part = response.readline(65536) if streams else response.read1(65536)
+        seconds = _clock.monotonic() - started
+        if not part:
+            break
+        if seconds > timeout_seconds:
+            raise TimeoutError(f"the answer was not complete after {timeout_seconds:g} s")
+        size += len(part)
+        text.append(part)
+        if streams and part.startswith(b"data:"):
+            data = part[5:].decode(errors="replace").strip()
+            if data == _END_OF_STREAM:
+                ended = True
+                break
+            first = seconds if first is None else first
+            events.append(data)
+    return Answer(
+        response.status,
+        b"".join(text).decode(errors="replace"),
+        retry_after_seconds=_retry_after(response.headers),
+        events=tuple(events) if streams else None,
+        ended=ended,
+        first_event_seconds=first,
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, or a date, as HTTP allows; None for neither."""
+    said = (headers.get("Retry-After") or "").strip()
+    if said.isdecimal():
+        return float(said)
     try:
-        endpoint = Endpoint(
-            params["url"],
-            timeout_seconds=params["timeout_seconds"],
-            validate_certs=params["validate_certs"],
-            use_proxy=params["use_proxy"],
-            tls_fingerprint=params.get("tls_fingerprint"),
-        )
-    except ValueError as error:
-        return {"checks": [_check("url", False, str(error), "Correct it.")], "models": [], "completion": None}
-    model, key = params["model"], params["api_key"]
-    health = endpoint.ask(params["health_path"])
-    checks = [_check("health", health.status == 200, str(health), "Check that the service runs and its port is open.")]
-    for name, wrong_key in (("refused_without_key", None), ("refused_with_wrong_key", "not-the-key")):
-        refused = endpoint.ask("/v1/models", wrong_key)
-        ok = refused.status in (401, 403)
-        detail = f"status {refused.status}" if ok else str(refused)
-        checks.append(_check(name, ok, detail, "Start the server with an API key; close the port until then."))
-    # Routes of vLLM that need no key: not even with one are they for anybody outside.
-    found = {path: endpoint.ask(path, key) for path in params.get("forbidden_paths") or ()}
-    open_paths = [f"{path}: {answer}" for path, answer in found.items() if answer.status != 404]
-    if found:
-        words = "; ".join(open_paths) or f"404 for {', '.join(found)}"
-        checks.append(_check("forbidden_routes", not open_paths, words, "Start it with the list of allowed routes."))
-    models = _model_names(endpoint.ask("/v1/models", key))
-    checks.append(_check("model", model in models, f"serves {models}", f"Serve '{model}', or name a served one."))
-    completion, words = _complete(endpoint, params)
-    checks.append(_check("completion", completion is not None, words, "Look at the log of the server."))
-    return {"checks": checks, "models": models, "completion": completion}
-
-
-def _check(name: str, ok: bool, detail: str, fix: str) -> dict[str, Any]:
-    return {"name": name, "ok": ok, "detail": detail, "fix": "" if ok else fix}
-
-
-def _model_names(answer: Answer) -> list[str]:
-    document = answer.json()
-    entries = document.get("data", []) if isinstance(document, dict) else []
-    return [entry["id"] for entry in entries if isinstance(entry, dict) and "id" in entry]
-
-
-def _complete(endpoint: Endpoint, params: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    body = {"model": params["model"], "prompt": params["prompt"], "max_tokens": params["max_tokens"]}
-    started = _clock.monotonic()
-    answer = endpoint.ask("/v1/completions", params["api_key"], body)
-    seconds = round(_clock.monotonic() - started, 3)
-    document = answer.json()
-    try:
-        text, usage = document["choices"][0]["text"], document["usage"]
-        tokens = int(usage["completion_tokens"])
-        result = {"text": text, "prompt_tokens": int(usage["prompt_tokens"]), "completion_tokens": tokens}
-    except (KeyError, IndexError, TypeError, ValueError):
-        return None, str(answer)
-    if tokens < 1:
-        return None, "the completion is empty"
-    return result | {"latency_seconds": seconds}, f"{tokens} tokens in {seconds} s"
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - _clock.now())
+    except (TypeError, ValueError):
+        return None

@@ -11,21 +11,37 @@ short_description: Prove that an OpenAI-compatible endpoint serves the right mod
 version_added: 0.1.0
 author: The gpuops.fleet contributors (@gpuops)
 description:
-  - Asks the health route, lists the models with and without the key, and asks for a short completion.
+  - Asks the health route, lists the models with, without and with a wrong key, asks for a completion at once and as a
+    stream, measures how long completions take, and asks each known route without a key.
   - Fails when one of the checks does. Needs nothing but Python where it runs.
+  - Nothing is changed at the server. Routes that would pause or change it are asked by a method that they don't take.
 extends_documentation_fragment:
   - gpuops.fleet.attributes
   - gpuops.fleet.attributes.actiongroup_fleet
   - gpuops.fleet.attributes.info_module
 options:
   url:
-    description: Base address of the endpoint, without C(/v1).
+    description: Base address of the endpoint, without C(/v1). Either this or O(address).
     type: str
-    required: true
+  address:
+    description: Name or IP address of the host, instead of O(url).
+    type: str
+  port:
+    description: Port, with O(address). Without it the usual one of O(scheme).
+    type: int
+  scheme:
+    description: How to speak to O(address).
+    type: str
+    choices: [https, http]
+    default: https
   api_key:
-    description: The key. It is sent in a header only.
+    description: The key. It is sent in a header only. Either this or O(api_key_file).
     type: str
-    required: true
+  api_key_file:
+    description:
+      - A file with the key, on the machine where the module runs. That is the controller with C(ansible localhost),
+        with a local connection, or delegated to C(localhost).
+    type: path
   model:
     description: Name of the model that must be served.
     type: str
@@ -42,25 +58,58 @@ options:
     description: Most tokens to ask for.
     type: int
     default: 8
+  requests:
+    description: How many completions to ask for, one after the other, to say how long they take.
+    type: int
+    default: 1
+  streaming:
+    description: Ask for a completion as a stream as well.
+    type: bool
+    default: true
+  probe_routes:
+    description:
+      - Ask each route that vLLM is known to have, and each that the server's own description names, without a key.
+        None but O(health_path) and O(public_paths) may answer.
+    type: bool
+    default: true
+  public_paths:
+    description: Routes besides O(health_path) that may answer without a key.
+    type: list
+    elements: str
+    default: []
+  forbidden_paths:
+    description: Routes that must answer 404, with the key too.
+    type: list
+    elements: str
+    default: []
   timeout_seconds:
     description: Seconds to wait for each answer.
     type: int
     default: 60
+  max_wait_seconds:
+    description:
+      - Seconds to wait, in all, when the server limits the rate of requests and says when to come back (429 with
+        C(Retry-After)). Where it wants more, the check fails and says so.
+    type: int
+    default: 90
   validate_certs:
     description: Check the certificate of an C(https) address.
     type: bool
     default: true
+  ca_certificate:
+    description:
+      - PEM text of the only certificate to trust, for a server whose certificate nobody known signed. It is the one of
+        the signer, or the server's own. The names in the server's certificate count as ever.
+    type: str
+  ca_certificate_file:
+    description: A file with that text, on the machine where the module runs.
+    type: path
   tls_fingerprint:
     description:
       - C(sha256:) and the fingerprint of the only certificate to speak to, for a server whose certificate nobody
         signed.
       - It takes the place of O(validate_certs). Nothing is sent to who has another certificate.
     type: str
-  forbidden_paths:
-    description: Routes that must answer 404, with the key too.
-    type: list
-    elements: str
-    default: []
   use_proxy:
     description: Go through the proxy that the environment names. Instances are usually reached directly.
     type: bool
@@ -74,6 +123,21 @@ EXAMPLES = r"""
     api_key: "{{ vllm_api_key }}"
     model: "{{ vllm_model }}"
 
+- name: Prove it from the controller, through the gateway with its self-signed certificate, and measure
+  gpuops.fleet.endpoint_check:
+    address: llm.example.org
+    port: 443
+    ca_certificate_file: gateway.pem
+    api_key_file: ~/.config/gateway-key
+    model: "{{ vllm_model }}"
+    requests: 50
+  delegate_to: localhost
+  register: endpoint
+
+- name: Refuse what is too slow
+  ansible.builtin.assert:
+    that: endpoint.latency.p95_milliseconds < 2000
+
 - name: Prove it of a rented container that ends TLS itself
   gpuops.fleet.endpoint_check:
     url: "{{ fleet_endpoint_url }}"
@@ -81,11 +145,18 @@ EXAMPLES = r"""
     api_key: "{{ vllm_api_key }}"
     model: "{{ vllm_model }}"
     forbidden_paths: [/tokenize, /invocations]
+
+# From the command line, where the key stays in its file:
+# ansible localhost -m gpuops.fleet.endpoint_check \
+#   -a "url=https://llm.example.org ca_certificate_file=gateway.pem api_key_file=gateway-key model=Qwen/Qwen3-0.6B"
 """
 
 RETURN = r"""
 checks:
-  description: What was checked.
+  description:
+    - What was checked. After a mistake in an option only the mistakes, and nothing was sent.
+    - Without any answer from the server there is only C(health); without a completion there is neither C(streaming) nor
+      C(latency).
   returned: always
   type: list
   elements: dict
@@ -109,7 +180,7 @@ checks:
       description: What to do when it is not.
       type: str
       returned: always
-      sample: Look at the log of vllm.
+      sample: Look at the log of the server.
 models:
   description: Names of the served models.
   returned: always
@@ -121,22 +192,55 @@ completion:
   returned: always
   type: dict
   sample: {text: " world", prompt_tokens: 3, completion_tokens: 8, latency_seconds: 0.41}
+streaming:
+  description: How many parts came, and when the first one did; null when it was not asked for, or was not right.
+  returned: always
+  type: dict
+  sample: {chunks: 8, first_chunk_milliseconds: 61.2}
+latency:
+  description: How long completions took, of those that did not fail; null when the first one failed.
+  returned: always
+  type: dict
+  sample: {requests: 50, failed: 0, p50_milliseconds: 402.1, p95_milliseconds: 455.0, p99_milliseconds: 471.3}
+open_routes:
+  description: Routes that answered without a key, and should not; null when they were not asked.
+  returned: always
+  type: list
+  elements: str
+  sample: [GET /metrics, POST /tokenize]
+mistakes:
+  description: Sentences about options that are wrong; then nothing was sent.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint import check_endpoint
+from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint_checks import check_endpoint
 
 SPEC = {
-    "url": {"type": "str", "required": True},
-    "api_key": {"type": "str", "required": True, "no_log": True},
+    "url": {"type": "str"},
+    "address": {"type": "str"},
+    "port": {"type": "int"},
+    "scheme": {"type": "str", "choices": ["https", "http"], "default": "https"},
+    "api_key": {"type": "str", "no_log": True},
+    "api_key_file": {"type": "path", "no_log": False},
     "model": {"type": "str", "required": True},
     "health_path": {"type": "str", "default": "/health"},
     "prompt": {"type": "str", "default": "Hello"},
     "max_tokens": {"type": "int", "default": 8, "no_log": False},
-    "timeout_seconds": {"type": "int", "default": 60},
-    "validate_certs": {"type": "bool", "default": True},
-    "tls_fingerprint": {"type": "str"},
+    "requests": {"type": "int", "default": 1},
+    "streaming": {"type": "bool", "default": True},
+    "probe_routes": {"type": "bool", "default": True},
+    "public_paths": {"type": "list", "elements": "str", "default": []},
     "forbidden_paths": {"type": "list", "elements": "str", "default": []},
+    "timeout_seconds": {"type": "int", "default": 60},
+    "max_wait_seconds": {"type": "int", "default": 90},
+    "validate_certs": {"type": "bool", "default": True},
+    "ca_certificate": {"type": "str"},
+    "ca_certificate_file": {"type": "path"},
+    "tls_fingerprint": {"type": "str"},
     "use_proxy": {"type": "bool", "default": False},
 }
 
@@ -144,10 +248,13 @@ SPEC = {
 def main() -> None:
     module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True)
     result = check_endpoint(module.params)
+    if result["mistakes"]:
+        module.fail_json(msg=f"Nothing was asked. {' '.join(result['mistakes'])}", **result)
     failed = [check for check in result["checks"] if not check["ok"]]
     if failed:
         words = "; ".join(f"{check['name']}: {check['detail']}. {check['fix']}" for check in failed)
-        module.fail_json(msg=f"{module.params['url']} is not as it should be: {words}", **result)
+        where = module.params["url"] or module.params["address"]
+        module.fail_json(msg=f"{where} is not as it should be: {words}", **result)
     module.exit_json(changed=False, **result)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 
 def after(arguments: list[str], name: str) -> str | None:
@@ -47,7 +47,9 @@ def make_app(arguments: list[str]) -> FastAPI:
         return {"data": [{"id": after(arguments, "--served-model-name")}]}
 
     @app.post("/v1/completions")
-    def complete() -> dict[str, Any]:
+    def complete(question: dict[str, Any]) -> Any:
+        if question.get("stream"):
+            return Response('data: {"choices": [{"text": "blue"}]}\n\ndata: [DONE]\n\n', media_type="text/event-stream")
         return {"choices": [{"text": "blue"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
 
     for name in [value for word, value in itertools.pairwise(arguments) if word == "--middleware"]:

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_rental
 from ansible_collections.gpuops.fleet.plugins.module_utils import _endpoint, _readiness, _vllm
-from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint import check_endpoint, presented_fingerprint
+from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint import presented_fingerprint
+from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint_checks import check_endpoint
 from ansible_collections.gpuops.fleet.plugins.module_utils._vllm_rental import pack
 from support.free_port import free_port
 from support.served_rental import Container
