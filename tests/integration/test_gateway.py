@@ -12,7 +12,7 @@ import ssl
 import time
 
 import pytest
-from support import gateway_role
+from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint_checks import check_endpoint
 from support.fake_upstream import Upstream
 from support.gateway_fixtures import (
     BENCH,
@@ -26,6 +26,7 @@ from support.gateway_fixtures import (
     TIMEOUT_SECONDS,
     error_of,
     gateway,
+    haproxy,
     raw,
     source,
     until,
@@ -34,9 +35,7 @@ from support.gateway_fixtures import (
 from support.gateway_role import Gateway
 
 # Fixtures are used by their names.
-__all__ = ["gateway", "source", "upstreams"]
-
-pytestmark = pytest.mark.skipif(gateway_role.HAPROXY is None, reason=gateway_role.WITHOUT_HAPROXY)
+__all__ = ["gateway", "haproxy", "source", "upstreams"]
 
 
 def test_what_is_listed_is_served_with_a_key(gateway: Gateway, source: str) -> None:
@@ -88,6 +87,21 @@ def test_nobody_is_served_without_a_key_of_the_list(
     assert (answer.status, answer.getheader("WWW-Authenticate")) == (401, "Bearer")
     assert "API key" in error_of(answer)["message"]
     assert [len(server.seen) for server in upstreams] == before
+
+
+def test_the_check_of_an_endpoint_finds_no_route_open_and_trusts_the_self_signed_certificate(gateway: Gateway) -> None:
+    result = check_endpoint(
+        {
+            "url": f"https://localhost:{gateway.variables['gateway_https_port']}",
+            "ca_certificate_file": str(gateway.work / "gateway" / "certificate.pem"),
+            "api_key": PRODUCER,
+            "model": "tiny",
+            "requests": 3,
+            "streaming": False,  # the server here streams numbers
+        }
+    )
+    assert [check for check in result["checks"] if not check["ok"]] == []
+    assert (result["open_routes"], result["latency"]["requests"]) == ([], 3)
 
 
 def test_two_keys_in_one_request_are_none(gateway: Gateway, source: str) -> None:

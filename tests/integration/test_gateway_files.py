@@ -13,9 +13,12 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
 from support import gateway_role
 from support.certificates import DAY, pair
+from support.gateway_fixtures import haproxy
+
+# Fixtures are used by their names.
+__all__ = ["haproxy"]
 
 TOOL = gateway_role.ROOT / "roles/gateway/files/gateway_host.py"
 SERVERS = [
@@ -29,8 +32,7 @@ def tool(*arguments: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.skipif(gateway_role.HAPROXY is None, reason=gateway_role.WITHOUT_HAPROXY)
-def test_haproxy_takes_the_configuration_with_every_option_in_use(tmp_path: pathlib.Path) -> None:
+def test_haproxy_takes_the_configuration_with_every_option_in_use(tmp_path: pathlib.Path, haproxy: str) -> None:
     """The role's own validation; the long lists are longer than a line of HAProxy may be."""
     now = datetime.datetime.now(tz=datetime.UTC)
     certificate, key = pair(now - DAY, now + DAY)
@@ -59,7 +61,7 @@ def test_haproxy_takes_the_configuration_with_every_option_in_use(tmp_path: path
     assert "server vllm-2 [::1]:8001 weight 0\n" in text
     assert "check inter 30s " in text
     checked = subprocess.run(
-        [str(gateway_role.HAPROXY), "-c", "-f", tmp_path / "gateway" / "haproxy.cfg"],
+        [haproxy, "-c", "-f", tmp_path / "gateway" / "haproxy.cfg"],
         capture_output=True,
         text=True,
         check=False,

@@ -27,6 +27,7 @@ from support.gateway_fixtures import (
     REPORT,
     error_of,
     gateway,
+    haproxy,
     refused,
     restore,
     source,
@@ -37,9 +38,7 @@ from support.gateway_fixtures import (
 from support.gateway_role import Gateway
 
 # Fixtures are used by their names.
-__all__ = ["gateway", "source", "upstreams"]
-
-pytestmark = pytest.mark.skipif(gateway_role.HAPROXY is None, reason=gateway_role.WITHOUT_HAPROXY)
+__all__ = ["gateway", "haproxy", "source", "upstreams"]
 
 
 def test_a_server_that_says_nothing_is_a_clear_error(gateway: Gateway, source: str) -> None:

@@ -41,7 +41,8 @@ class Upstream:
                 elif b'"stream"' in body:
                     self._stream(json.loads(body))
                 else:
-                    self._answer(200, {"data": [{"id": "tiny"}], "port": outer.port})
+                    completion = {"choices": [{"text": "x"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+                    self._answer(200, {"data": [{"id": "tiny"}], "port": outer.port, **completion})
 
             def _answer(self, status: int, content: Any) -> None:
                 data = json.dumps(content).encode()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import gateway_role
+from support import debian_program, gateway_role
 from support.fake_upstream import Upstream
 from support.free_port import free_port
 from support.gateway_role import Gateway
@@ -41,8 +41,17 @@ def upstreams() -> Iterator[list[Upstream]]:
         server.close()
 
 
+@pytest.fixture(scope="session")
+def haproxy() -> str:
+    """Where it is; without it no test that needs it can run."""
+    try:
+        return gateway_role.haproxy()
+    except debian_program.Missing as missing:
+        pytest.skip(str(missing))
+
+
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, upstreams: list[Upstream]) -> Iterator[Gateway]:
+def gateway(tmp_path_factory: pytest.TempPathFactory, upstreams: list[Upstream], haproxy: str) -> Iterator[Gateway]:
     ports = list({free_port() for _number in range(20)})
     running = Gateway(
         tmp_path_factory.mktemp("gateway"),
@@ -57,6 +66,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, upstreams: list[Upstream])
             "gateway_http_port": ports[1],
             "gateway_metrics_port": ports[2],
             "gateway_rate_limit_per_minute": LIMIT,
+            # What asks without an address of its own asks more often.
+            "gateway_rate_limit_exempt_cidrs": ["127.0.0.1/32"],
             "gateway_max_connections_per_client": 20,
             "gateway_max_body_bytes": MAX_BODY,
             "gateway_timeout_seconds": TIMEOUT_SECONDS,

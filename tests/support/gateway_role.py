@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import pwd
-import shutil
 import signal
 import socket
 import ssl
@@ -22,10 +21,14 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from support import debian_program
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Debian's place, which an ordinary user's PATH doesn't name.
-HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-WITHOUT_HAPROXY = "haproxy is not installed on this machine (apt-get install haproxy)"
+
+
+def haproxy() -> str:
+    """Of this machine or fetched; raises debian_program.Missing."""
+    return str(debian_program.program("haproxy", "haproxy"))
 
 
 def run_step(work: pathlib.Path, step: str, variables: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -37,7 +40,8 @@ def run_step(work: pathlib.Path, step: str, variables: dict[str, Any]) -> subpro
         "__gateway_unit_directory": str(work),
         "__gateway_owner": user,
         "__gateway_group": group,
-        "__gateway_haproxy": HAPROXY,
+        # Only this step writes, and validates, what it reads.
+        **({"__gateway_haproxy": haproxy()} if step == "configure" else {}),
         "gateway_tls_names": ["localhost", "127.0.0.1", "::1"],
         "ansible_python_interpreter": sys.executable,
         **variables,
@@ -71,7 +75,7 @@ class Gateway:
         self.tls = ssl.create_default_context(cafile=str(work / "gateway" / "certificate.pem"))
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [str(HAPROXY), "-W", "-f", str(work / "gateway" / "haproxy.cfg")], stdout=output, stderr=output
+                [haproxy(), "-W", "-f", str(work / "gateway" / "haproxy.cfg")], stdout=output, stderr=output
             )
         self.wait_until_it_answers()
 

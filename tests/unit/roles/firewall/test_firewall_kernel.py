@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _firewall
+from support import debian_program
 
 NETWORK = Path(__file__).parents[3] / "support/firewall_network.py"
 SERVICES: list[dict[str, Any]] = [
@@ -39,17 +40,20 @@ ALLOWED = OWN | {
 }
 
 
-def _missing() -> str:
+@pytest.fixture(scope="module", autouse=True)
+def _kernel() -> Iterator[None]:
+    """Without a namespace of its own nothing can be tried; the Molecule scenario firewall does it on hosts."""
     if os.getuid() != 0:
-        return "a network namespace needs root"
-    gone = [name for name in ("nft", "ip", "unshare") if shutil.which(name) is None]
-    if gone:
-        return f"{gone[0]} is not installed; the Molecule scenario firewall tries the rules on hosts"
-    done = subprocess.run(["unshare", "--net", "--mount", "nft", "list", "tables"], capture_output=True, check=False)
-    return "" if done.returncode == 0 else "this machine may make no namespace, or its kernel has no nftables"
-
-
-pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing())
+        pytest.skip("a network namespace needs root")
+    try:
+        programs = [debian_program.program("nft", "nftables"), debian_program.program("ip", "iproute2", "-V")]
+    except debian_program.Missing as missing:
+        pytest.skip(str(missing))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", ":".join([*(str(program.parent) for program in programs), os.environ["PATH"]]))
+        if in_namespace("nft", "list", "tables").returncode != 0:
+            pytest.skip("this machine may make no namespace, or its kernel has no nftables")
+        yield
 
 
 def in_namespace(*words: str) -> subprocess.CompletedProcess[str]:
