@@ -1,0 +1,299 @@
+#!/usr/bin/python3
+# Copyright: the gpuops.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role hardening asks of a host, and the trial of its SSH options.
+
+look WISHES: answer in JSON how far the host is from the wishes (JSON: files, sysctl, units, drop_in); changes nothing.
+apply CANDIDATE: give sshd these options on trial. confirm: keep them. rollback: put back what was there before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+ROLLBACK = "gpuops-fleet-hardening-rollback"
+# Both words mean the same; `sshd -T` prints the older one.
+SAME = {"prohibit-password": "without-password"}
+# As for root from anywhere: what `Match` says about others is somebody's own decision.
+EFFECTIVE = ["sshd", "-T", "-C", "user=root,host=localhost,addr=127.0.0.1"]
+# What says that audit rules are ours.
+AUDIT_KEY = "gpuops-"
+
+
+class HardeningError(Exception):
+    """One sentence for people."""
+
+
+class Places(NamedTuple):
+    drop_in: pathlib.Path = pathlib.Path("/etc/ssh/sshd_config.d/00-gpuops-fleet.conf")
+    # There while options are on trial, with what they replaced.
+    before: pathlib.Path = pathlib.Path("/var/lib/gpuops-fleet/hardening/ssh-before.json")
+    proc: pathlib.Path = pathlib.Path("/proc")
+    shadow: pathlib.Path = pathlib.Path("/etc/shadow")
+
+
+def execute(arguments: list[str], may_fail: bool = False) -> str:
+    """Run a command and return what it prints; nothing where it may fail and does."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    try:
+        done = subprocess.run(
+            [shutil.which(arguments[0], path=path) or arguments[0], *arguments[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        if may_fail:
+            return ""
+        raise HardeningError(f"`{' '.join(arguments)}` did not work: {problem}.") from None
+    if done.returncode and not may_fail:
+        said = (done.stderr or done.stdout).strip().replace("\n", " ")
+        raise HardeningError(f"`{' '.join(arguments)}` failed with {done.returncode}: {said}")
+    return done.stdout
+
+
+def write_atomically(path: pathlib.Path, text: str, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+# SSH ------------------------------------------------------------------------------------------------------------
+
+
+def options(text: str) -> dict[str, str]:
+    """The options of a text of sshd, as of its drop-in or of `sshd -T`: the first of each counts."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _space, value = line.strip().partition(" ")
+        if name and not name.startswith("#"):
+            found.setdefault(name.lower(), SAME.get(value.strip(), value.strip()))
+    return found
+
+
+def not_effective(wanted: str, effective: str) -> list[str]:
+    """The wanted options that do not hold, as `name is value`."""
+    holds = options(effective)
+    return [
+        f"{name} is {holds.get(name, 'not known')}"
+        for name, value in options(wanted).items()
+        if holds.get(name, "").lower() != value.lower()
+    ]
+
+
+class Trial:
+    """New options of sshd, which are taken back unless somebody confirms them. Open sessions outlive all of it."""
+
+    def __init__(self, places: Places, run: Any = execute) -> None:
+        self._places, self._run = places, run
+
+    def _restore(self) -> None:
+        text = json.loads(self._places.before.read_text(encoding="utf-8"))["text"]
+        if text is None:
+            self._places.drop_in.unlink(missing_ok=True)
+        else:
+            write_atomically(self._places.drop_in, text, 0o644)
+
+    def _over(self) -> None:
+        self._places.before.unlink(missing_ok=True)
+        self._run(["systemctl", "stop", f"{ROLLBACK}.timer"])
+
+    def apply(self, candidate: str) -> None:
+        """Let sshd work with the candidate; raises HardeningError, with the old options in effect, where it can't."""
+        if self._places.before.exists():
+            self._restore()  # an earlier run was cut: what was confirmed last is what has to come back
+        else:
+            there = self._places.drop_in.read_text(encoding="utf-8") if self._places.drop_in.exists() else None
+            write_atomically(self._places.before, json.dumps({"text": there}), 0o600)
+        # Before the options: from here on, nobody has to come for the host to be open again.
+        self._run(["systemctl", "restart", f"{ROLLBACK}.timer"])
+        restarted = False
+        try:
+            write_atomically(self._places.drop_in, candidate, 0o644)
+            self._run(["sshd", "-t"])
+            wrong = not_effective(candidate, self._run(EFFECTIVE))
+            if wrong:
+                raise HardeningError(
+                    f"With {self._places.drop_in} in place, {', '.join(wrong)} all the same. Let /etc/ssh/sshd_config"
+                    " begin with the line `Include /etc/ssh/sshd_config.d/*.conf`, and let no other file there set"
+                    " these before it."
+                )
+            restarted = True
+            # Not a reload, which returns before sshd has read anything: the next connection must be under these.
+            self._run(["systemctl", "restart", "ssh.service"])
+        except HardeningError:
+            self._restore()
+            if restarted:
+                self._run(["systemctl", "restart", "ssh.service"])
+            self._over()
+            raise
+
+    def confirm(self) -> None:
+        if not self._places.before.exists():
+            raise HardeningError(
+                "The SSH options on trial were taken back before they were confirmed. Run the role `hardening` again,"
+                " with a larger hardening_ssh_rollback_seconds where the connection is slow."
+            )
+        self._over()
+
+    def rollback(self) -> None:
+        """By the timer, or at boot before sshd."""
+        if self._places.before.exists():
+            self._restore()
+            # Nothing is waited for: at boot, sshd itself waits for this.
+            self._run(["systemctl", "--no-block", "try-restart", "ssh.service"])
+            self._places.before.unlink()
+
+
+def own_connection(proc: pathlib.Path) -> str:
+    """SSH_CONNECTION of this session, read from its parents too, because sudo takes it away; empty without SSH."""
+    process = "self"
+    while process != "0":
+        try:
+            environment = (proc / process / "environ").read_bytes().split(b"\0")
+            status = (proc / process / "status").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+        for entry in environment:
+            if entry.startswith(b"SSH_CONNECTION="):
+                return entry.partition(b"=")[2].decode()
+        process = status.partition("PPid:")[2].split()[0]
+    return ""
+
+
+def login_method(connection: str, journal: str) -> str:
+    """How the login of this connection was proven (publickey, password, …), by sshd's journal; empty if unknown."""
+    words = connection.split()
+    if len(words) < 2:
+        return ""
+    said = re.findall(rf"Accepted (\S+) for .* from {re.escape(words[0])} port {re.escape(words[1])}\b", journal)
+    return str(said[-1]) if said else ""
+
+
+# Looking --------------------------------------------------------------------------------------------------------
+
+
+def stale(file: dict[str, str]) -> bool:
+    path = pathlib.Path(file["path"])
+    try:
+        there = path.stat()
+        return path.read_text(encoding="utf-8") != file["text"] or there.st_mode & 0o7777 != int(file["mode"], 8)
+    except (OSError, UnicodeDecodeError):
+        return True
+
+
+def setting(proc: pathlib.Path, name: str) -> str | None:
+    """A setting of the kernel, or None where this kernel has none of that name."""
+    try:
+        return " ".join((proc / "sys" / name.replace(".", "/")).read_text(encoding="utf-8").split())
+    except OSError:
+        return None
+
+
+def units(names: list[str]) -> dict[str, dict[str, str]]:
+    shown = execute(["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState", *names], may_fail=True)
+    found = {}
+    for name, block in zip(names, shown.strip().split("\n\n"), strict=False):
+        words = dict(line.partition("=")[::2] for line in block.splitlines())
+        found[name] = {
+            "load": words.get("LoadState", ""),
+            "active": words.get("ActiveState", ""),
+            "enabled": words.get("UnitFileState", ""),
+        }
+    return found
+
+
+def root_password(shadow: str) -> str:
+    """Whether root has a password: set, empty (anybody is let in at the console) or none."""
+    for line in shadow.splitlines():
+        user, _colon, rest = line.partition(":")
+        if user == "root":
+            word = rest.partition(":")[0]
+            return "empty" if not word else "none" if word[0] in "*!" else "set"
+    return "none"
+
+
+def look(wishes: dict[str, Any], places: Places) -> dict[str, Any]:
+    container = execute(["systemd-detect-virt", "--container"], may_fail=True).strip()
+    drop_in = next((file for file in wishes["files"] if file["path"] == str(places.drop_in)), None)
+    pending = drop_in is not None and (stale(drop_in) or places.before.exists())
+    connection = own_connection(places.proc)
+    # The journal is only asked when SSH is about to change: it may be long.
+    journal = ["journalctl", "--quiet", "--boot", "--output=cat", "--identifier=sshd", "--identifier=sshd-session"]
+    method = login_method(connection, execute(journal, may_fail=True)) if pending else ""
+    now = {name: setting(places.proc, name) for name in wishes["sysctl"]}
+    known = {
+        name: shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin") is not None
+        for name in ("unattended-upgrade", "augenrules")
+    }
+    parents = [pathlib.Path(file["path"]).parent for file in wishes["files"]]
+    answer: dict[str, Any] = {
+        "container": container or "none",
+        "stale": [file["path"] for file in wishes["files"] if stale(file)],
+        "directories": sorted({str(parent) for parent in parents if parent.is_dir()}),
+        "docker": pathlib.Path("/etc/docker").is_dir(),
+        "sysctl_differs": sorted(
+            f"{name} is {is_now}"
+            for name, is_now in now.items()
+            if is_now is not None and is_now != " ".join(str(wishes["sysctl"][name]).split())
+        ),
+        "sysctl_unknown": sorted(name for name, is_now in now.items() if is_now is None),
+        "units": units(wishes["units"]),
+        "programs": known,
+        "over_ssh": bool(connection),
+        "login_method": method,
+        "ssh_pending": pending,
+        "root_password": root_password(places.shadow.read_text(encoding="utf-8")),
+        "sshd_differs": [],
+        "audit_possible": False,
+        "audit_merged": False,
+        "audit_loaded": 0,
+    }
+    if drop_in is not None and not pending:
+        answer["sshd_differs"] = not_effective(drop_in["text"], execute(EFFECTIVE))
+    if known["augenrules"]:
+        answer["audit_possible"] = bool(execute(["auditctl", "-s"], may_fail=True))
+        answer["audit_merged"] = "No change" in execute(["augenrules", "--check"], may_fail=True)
+        answer["audit_loaded"] = execute(["auditctl", "-l"], may_fail=True).count(AUDIT_KEY)
+    return answer
+
+
+def main(arguments: list[str] | None = None, places: Places | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Look at this host, or try options of its SSH server.")
+    parser.add_argument("command", choices=["look", "apply", "confirm", "rollback"])
+    parser.add_argument("given", nargs="?", default="", help="the wishes (look), or the file with the options (apply)")
+    parsed = parser.parse_args(arguments)
+    places = places or Places()
+    try:
+        if parsed.command == "look":
+            print(json.dumps(look(json.loads(parsed.given), places)))
+        elif parsed.command == "apply":
+            Trial(places).apply(pathlib.Path(parsed.given).read_text(encoding="utf-8"))
+        elif parsed.command == "confirm":
+            Trial(places).confirm()
+        else:
+            Trial(places).rollback()
+    except (HardeningError, OSError, ValueError) as problem:
+        print(f"hardening: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
