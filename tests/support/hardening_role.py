@@ -34,8 +34,10 @@ MACHINE: dict[str, Any] = {
     "audit_merged": True,
     "audit_loaded": 1000,
 }
-UNITS = """ssh.service auditd.service apt-daily.timer apt-daily-upgrade.timer chrony.service chronyd.service
-systemd-timesyncd.service ntpsec.service ntp.service openntpd.service""".split()
+UNITS = [
+    *("ssh.service", "auditd.service", "apt-daily.timer", "apt-daily-upgrade.timer", "chrony.service"),
+    *("chronyd.service", "systemd-timesyncd.service", "ntpsec.service", "ntp.service", "openntpd.service"),
+]
 PRESENT = {"ssh.service", "auditd.service", "apt-daily.timer", "apt-daily-upgrade.timer", "chrony.service"}
 
 

@@ -21,12 +21,18 @@ show) printf 'LoadState=loaded\\nActiveState=inactive\\nUnitFileState=disabled\\
 is-enabled) echo disabled; exit 1 ;;
 esac"""
 # Each has one in the archives of NVIDIA, Docker, Debian or Ubuntu.
-NEVER = """
-nvidia-driver-580-server-open nvidia-utils-580-server libnvidia-compute-580-server nvidia-container-toolkit 
-libnvidia-container1 linux-modules-nvidia-580-server-open-6.8.0-1015-gcp nvidia-fabricmanager-580 nvlsm cuda-drivers cuda-toolkit-13-0
-libcudnn9-cuda-13 libnccl2 libcublas-13-0 datacenter-gpu-manager-4-core docker.io docker-ce docker-ce-cli
-docker-compose-plugin docker-buildx-plugin containerd containerd.io slurm-smd slurm-smd-client""".split()
-ALWAYS = "openssl libssl3t64 openssh-server linux-image-generic systemd libc6 runc python3-docker sudo".split()
+NEVER = [
+    *("nvidia-driver-580-server-open", "nvidia-utils-580-server", "libnvidia-compute-580-server"),
+    *("nvidia-container-toolkit", "libnvidia-container1"),
+    *("linux-modules-nvidia-580-server-open-6.8.0-1015-gcp", "nvidia-fabricmanager-580", "nvlsm"),
+    *("cuda-drivers", "cuda-toolkit-13-0", "libcudnn9-cuda-13", "libnccl2", "libcublas-13-0"),
+    *("datacenter-gpu-manager-4-core", "docker.io", "docker-ce", "docker-ce-cli", "docker-compose-plugin"),
+    *("docker-buildx-plugin", "containerd", "containerd.io", "slurm-smd", "slurm-smd-client"),
+]
+ALWAYS = [
+    *("openssl", "libssl3t64", "openssh-server", "linux-image-generic", "systemd", "libc6", "runc"),
+    *("python3-docker", "sudo"),
+]
 # What services need of the kernel, and what would take the network from containers.
 NOT_OURS = re.compile(
     r"vm\.|fs\.(file-max|nr_open|inotify|aio)|net\.core\.|kernel\.(pid_max|threads-max|shm|sem)|user\."
