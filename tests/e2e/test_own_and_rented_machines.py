@@ -27,6 +27,7 @@ from emulators.world import World
 from fastapi import FastAPI
 
 NAME = "vllm-1"
+CLIENTS = [{"name": "default"}, {"name": "verify", "unlimited": True}, {"name": "producer", "unlimited": True}]
 
 
 class OneMachine(NoMachines):
@@ -82,7 +83,13 @@ def copied(example: str, work: Path, settings: dict[str, Any], **environment: st
     (work / "group_vars" / "all.yml").write_text(
         yaml.safe_dump(
             {**own, **demos, "vllm_gpu": False, "vllm_max_model_len": 0, "service_address_metadata": "none"}
-            | {"fleet_firewall": False}  # the machine keeps the rules of the demo
+            # The machine keeps the rules and the clients of the demo.
+            | {
+                "fleet_firewall": False,
+                "fleet_hardening": False,
+                "gateway_allowed_cidrs": [],
+                "gateway_api_keys": CLIENTS,
+            }
         )
     )
     places = {"GPUFLEET_HOME": str(work / "home"), "GPUFLEET_REPORT_DIRECTORY": str(work / "reports")}

@@ -82,7 +82,7 @@ def mixed(fleet: Fleet, image: str, setting: Setting) -> Iterator[Path]:
     # No card is behind the emulator, and the image is one for the CPU.
     chosen |= {"vllm_gpu": False, "vllm_image": image, "vllm_image_build": False}
     # The hosts keep the rules of the demo.
-    chosen["fleet_firewall"] = False
+    chosen |= {"fleet_firewall": False, "fleet_hardening": False}
     variables.write_text(yaml.safe_dump({**demo, **yaml.safe_load(variables.read_text()), **chosen}))
     setting.worlds["runpod"].faults = [Fault(method="POST", path="/pods$", status=400, body=SOLD_OUT, times=None)]
     yield file
