@@ -124,9 +124,15 @@ def mistakes(
     found += [
         f"The group {group} in firewall_groups has {peer!r}, which is no name of a host; give names such as"
         f" kafka-1.acme-llm.internal."
-        for group, peers in groups.items()
-        for peer in peers
+        for group, named in groups.items()
+        # Of one name its letters would be taken for peers.
+        for peer in ([] if isinstance(named, str) else named)
         if not isinstance(peer, str) or not _PEER.fullmatch(peer)
+    ]
+    found += [
+        f"The group {group} in firewall_groups is {named!r}, and no list; write [{named}]."
+        for group, named in groups.items()
+        if isinstance(named, str)
     ]
     for port in ssh_ports:
         try:

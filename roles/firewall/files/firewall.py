@@ -277,15 +277,22 @@ class Host:
             self._install(confirmed, self._known())
         return True
 
+    def _must_read_confirmed(self) -> Firewall | None:
+        """None where nothing was confirmed. A file that can't be used must not pass for that: all would be open."""
+        confirmed = self._read(self._confirmed)
+        if confirmed is None and self._confirmed.exists():
+            raise FirewallError(f"{self._confirmed} can't be used, so no rules are loaded and everything is open.")
+        return confirmed
+
     def load(self) -> bool:
         """At boot there may be no network yet: the addresses are those of last time."""
-        confirmed = self._read(self._confirmed)
+        confirmed = self._must_read_confirmed()
         if confirmed is not None:
             self._install(confirmed, self._known())
         return confirmed is not None
 
     def refresh(self) -> bool:
-        firewall = self._read(self._active) or self._read(self._confirmed)
+        firewall = self._read(self._active) or self._must_read_confirmed()
         if firewall is None:
             return False
         addresses = self._look_up(firewall)

@@ -161,6 +161,14 @@ def test_a_peer_that_is_no_name_of_a_host() -> None:
     ]
 
 
+def test_a_group_that_is_one_name_and_no_list() -> None:
+    """Its letters would be looked up as peers."""
+    assert mistakes([], {"processor": "processor-1.acme.internal"}) == [
+        "The group processor in firewall_groups is 'processor-1.acme.internal', and no list; write"
+        " [processor-1.acme.internal]."
+    ]
+
+
 @pytest.mark.parametrize("port", ["22-23", 0, "ssh"])
 def test_a_port_of_ssh_that_is_none(port: Any) -> None:
     assert "firewall_ssh_ports: " in mistakes([], {}, [port])[0]

@@ -226,6 +226,20 @@ def test_nothing_is_loaded_where_nothing_was_confirmed(machine: Machine) -> None
     assert machine.kernel.changes == []
 
 
+def test_confirmed_rules_that_nobody_can_read_are_a_failure_of_the_unit(
+    confirmed: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    confirmed.reboot()
+    (confirmed.places.state / "confirmed.json").write_text('{"rules": "# cut o')
+    for command in ("load", "refresh"):
+        assert confirmed.do(command) == 1
+        assert "everything is open" in capsys.readouterr().err
+    assert confirmed.do("apply") == confirmed.do("confirm") == 0, "the role mends it"
+    confirmed.reboot()
+    assert confirmed.do("load") == 0
+    assert confirmed.kernel.rules == OLD
+
+
 # Peers --------------------------------------------------------------------------------------------------------
 
 
