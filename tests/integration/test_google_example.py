@@ -126,9 +126,9 @@ def test_a_fleet_written_once_is_the_same_gpu_and_the_same_model_at_google_and_a
     file, variables = (controller.work / name for name in ("fleet.yml", "group_vars/all.yml"))
     fleet, chosen = (yaml.safe_load(one.read_text()) for one in (file, variables))
     machine = fleet["instances"].pop()
-    once = ("gpu", "roles", "max_lifetime", "wait", "disk_gib")
+    once = ("gpu", "max_lifetime", "wait", "disk_gib")
     fleet["defaults"] = {name: machine.pop(name) for name in once}
-    fleet["instances"] = [machine, {"name": "vllm-2", "providers": ["runpod"]}]
+    fleet["instances"] = [machine, {"name": "vllm-2", "roles": ["vllm"], "providers": ["runpod"]}]
     file.write_text(yaml.safe_dump(fleet))
     variables.write_text(yaml.safe_dump({**chosen, "vllm_api_key": API_KEY}))
     pods = World("runpod", scale=30)

@@ -47,10 +47,12 @@ def test_the_model_fits(example: str) -> None:
 
 
 def test_nobody_but_named_clients_reaches_the_gateway_at_google() -> None:
-    _instance, variables = of("gcp")
+    instance, variables = of("gcp")
     (play,) = yaml.safe_load((EXAMPLES / "gcp" / "firewall.yml").read_text())
     rules = {task["gpuops.fleet.gcp_firewall"]["name"]: task["gpuops.fleet.gcp_firewall"] for task in play["tasks"]}
     assert rules.keys() == {"ssh", "gateway"}
     assert rules["gateway"]["source_ranges"] == "{{ gateway_allowed_cidrs }}"
     assert variables["gateway_allowed_cidrs"]
+    assert instance["roles"] == ["vllm", "gateway"]
+    assert [server["name"] for server in variables["gateway_servers"]] == [instance["name"]]
     assert not [rule for rule in rules.values() if rule.get("allow_everybody")]
