@@ -23,7 +23,7 @@ OURS = "https://github.com/gpuops/fleet/"
 ENTRY = ["Cause", "Command", "Mend"]
 SECTIONS = {
     *("Renting", "A machine that is not ready", "Cost", "Inventory and addresses", "Docker", "GPU and driver", "vLLM"),
-    *("Gateway", "Firewall", "Kafka", "MongoDB", "Processor"),
+    *("Gateway", "Firewall", "SSH, upgrades and monitoring", "Kafka", "MongoDB", "Processor"),
 }
 # Titles in other programs' words; all other sentences in a title are our own, and must stand in the code.
 FOREIGN = {
@@ -35,6 +35,7 @@ FOREIGN = {
     "172.17.0.1",
     "pyenv: python3.13: command not found",
     "connection: local",
+    "TargetDown",
     "service docker start",
     "ulimit: error setting limit (Operation not permitted)",
     "docker run --privileged",
