@@ -7,6 +7,8 @@
   up DIRECTORY        run the project in the foreground, with a log that the journal can show
   status DIRECTORY    one line of JSON: is what runs what is configured, and is it healthy?
   wait DIRECTORY      wait until every container is healthy; on failure say why, with the last lines of the log
+  keep DIRECTORY      remember what is configured as the last one that worked
+  go-back DIRECTORY   put back what was kept, where something else is configured now
   secret PATH         create a secret once, here on the host, and keep its owner and mode right
 
 Nothing outside Python's own library and the `docker` command is needed.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -25,6 +28,7 @@ import stat
 import string
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -188,6 +192,56 @@ class Service:
                 sys.stdout.buffer.flush()
         return process.wait()
 
+    # The last one that worked ---------------------------------------------------------------------------------
+
+    @property
+    def kept_path(self) -> str:
+        return os.path.join(self.directory, "last-good.tar")
+
+    def keep(self) -> None:
+        """In one file, which is replaced in one step. Secrets stay out: there is one of each, and it stays as it is."""
+        new = f"{self.kept_path}.new"
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:
+            with tarfile.open(fileobj=target, mode="w") as archive:
+                for name in ["compose.yaml", ".env", *sorted(self.files)]:
+                    archive.add(os.path.join(self.directory, name), name, recursive=False)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(new, self.kept_path)
+
+    def go_back(self) -> dict[str, Any]:
+        """Put back what was kept: whether anything was another one, and with which images it runs now."""
+        try:
+            with open(self.kept_path, "rb") as source:
+                kept = source.read()
+        except FileNotFoundError:
+            return {"changed": False, "images": []}
+        changed = False
+        with tarfile.open(fileobj=io.BytesIO(kept)) as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                text = content.read() if content else b""
+                changed = self._put_back(os.path.join(self.directory, member.name), text, member) or changed
+        images = sorted({str(one["image"]) for one in self.wanted_services().values() if "image" in one})
+        return {"changed": changed, "images": images if changed else []}
+
+    def _put_back(self, path: str, text: bytes, kept: tarfile.TarInfo) -> bool:
+        try:
+            with open(path, "rb") as current:
+                if current.read() == text:
+                    return False
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as target:
+            target.write(text)
+            target.flush()
+            os.fchown(descriptor, kept.uid, kept.gid)
+            os.fchmod(descriptor, kept.mode)
+            os.fsync(descriptor)
+        os.replace(f"{path}.new", path)
+        return True
+
     # While it runs --------------------------------------------------------------------------------------------
 
     def health(self) -> list[str]:
@@ -292,7 +346,7 @@ def ensure_secret(path: str, uid: int, gid: int, length: int) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Ask about, or prepare, a Compose project that systemd runs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("prepare", "up", "status", "wait"):
+    for name in ("prepare", "up", "status", "wait", "keep", "go-back"):
         command = commands.add_parser(name)
         command.add_argument("directory")
         if name == "up":
@@ -310,6 +364,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps({"changed": ensure_secret(options.path, options.uid, options.gid, options.length)}))
         elif options.command == "prepare":
             Service(options.directory).prepare()
+        elif options.command == "keep":
+            Service(options.directory).keep()
+        elif options.command == "go-back":
+            print(json.dumps(Service(options.directory).go_back()))
         elif options.command == "up":
             return Service(options.directory).up(options.stop_timeout)
         elif options.command == "status":

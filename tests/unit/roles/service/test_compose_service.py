@@ -13,7 +13,9 @@ import pytest
 
 SCRIPT = Path(__file__).parents[4] / "roles/service/files/compose_service.py"
 OWN = (os.getuid(), os.getgid())
-COMPOSE = {"services": {"kafka": {"healthcheck": {"test": ["CMD", "true"]}}, "sidecar": {"container_name": "side"}}}
+COMPOSE: dict[str, Any] = {
+    "services": {"kafka": {"healthcheck": {"test": ["CMD", "true"]}}, "sidecar": {"container_name": "side"}}
+}
 
 
 def _load() -> Any:
@@ -218,6 +220,43 @@ def test_wait_ends_with_the_reason_and_the_log(service: Any, docker: Docker) -> 
     with pytest.raises(compose_service.ServiceError, match=r"not healthy after 5 s: kafka runs.*unhealthy") as error:
         service.wait(5, sleep=sleep, monotonic=lambda: now[0])
     assert "the last line" in str(error.value)
+
+
+def test_what_worked_comes_back_with_its_owner_and_mode(service: Any, tmp_path: Path) -> None:
+    (tmp_path / "config/a").chmod(0o640)
+    service.keep()
+    assert (tmp_path / "last-good.tar").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "compose.yaml").write_text("another image")
+    (tmp_path / ".env").write_text("ANOTHER=1")
+    (tmp_path / "config/a").unlink()
+    assert service.go_back()["changed"] is True
+    assert [(tmp_path / name).read_text() for name in ("compose.yaml", ".env", "config/a")] == ["first"] * 3
+    assert (tmp_path / "config/a").stat().st_mode & 0o777 == 0o640
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_what_works_is_not_changed_by_going_back(service: Any) -> None:
+    assert service.go_back() == {"changed": False, "images": []}, "nothing was kept yet"
+    service.keep()
+    assert service.go_back() == {"changed": False, "images": []}
+
+
+def test_going_back_says_which_images_run_again(service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMPOSE["services"]["kafka"], "image", "acme/kafka:1.2.3")
+    service.keep()
+    (tmp_path / "compose.yaml").write_text("another image")
+    assert service.go_back() == {"changed": True, "images": ["acme/kafka:1.2.3"]}
+
+
+def test_secrets_are_neither_kept_nor_put_back(service: Any, tmp_path: Path) -> None:
+    (tmp_path / "secrets/key").chmod(0o600)
+    (tmp_path / "secrets/key").write_text("planted")
+    service.keep()
+    assert b"planted" not in (tmp_path / "last-good.tar").read_bytes()
+    (tmp_path / "secrets/key").write_text("rotated")
+    (tmp_path / "compose.yaml").write_text("another image")
+    service.go_back()
+    assert (tmp_path / "secrets/key").read_text() == "rotated"
 
 
 @pytest.mark.parametrize(
