@@ -10,6 +10,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -71,7 +74,7 @@ class Tiny:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
 
-    def run(self, step: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, step: str, role: str = "service", **more: Any) -> subprocess.CompletedProcess[str]:
         values = {
             "service_name": "tiny",
             "service_compose_template": "tiny.j2",
@@ -83,7 +86,7 @@ class Tiny:
             **more,
         }
         (self.work / "values.json").write_text(json.dumps(values))
-        task = {"ansible.builtin.include_role": {"name": "gpuops.fleet.service", "tasks_from": step}}
+        task = {"ansible.builtin.include_role": {"name": f"gpuops.fleet.{role}", "tasks_from": step}}
         play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
         (self.work / "play.json").write_text(json.dumps(play))
         program = str(pathlib.Path(sys.executable).parent / "ansible-playbook")
@@ -142,3 +145,59 @@ def test_a_first_deployment_has_nothing_to_return_to(tiny: Tiny) -> None:
     assert done.returncode != 0
     assert "tiny is not healthy after 1 s" in done.stdout
     assert tiny.runs() == f"image: {BAD}"
+
+
+class Server(BaseHTTPRequestHandler):
+    """Says that it is well, like vLLM whose engine dies at the first completion."""
+
+    broken = False
+
+    def do_POST(self) -> None:
+        body = json.dumps({"usage": {"completion_tokens": 4}, "detail": "EngineCore died"}).encode()
+        status = 500 if self.broken else 200
+        self.send_response(status if self.headers.get("Authorization") else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    listening = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+    yield listening
+    listening.shutdown()
+    listening.server_close()
+
+
+def test_only_a_model_server_that_answers_a_completion_is_a_good_one(
+    tiny: Tiny, server: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tiny.work / "secrets").mkdir()
+    (tiny.work / "secrets/api_key").write_text("planted-key-0123456789")
+    vllm = {
+        "service_name": "vllm",
+        "vllm_model": "acme/tiny",
+        "vllm_listen_address": "127.0.0.1",
+        "vllm_port": server.server_port,
+        "vllm_healthy_timeout_seconds": 30,
+        "__vllm_directory": str(tiny.work),
+        "__vllm_start": {"served_model_name": "acme/tiny"},
+    }
+    good = tiny.run("verify", "vllm", **vllm)
+    assert good.returncode == 0, good.stdout
+    assert "changed=0" in good.stdout
+    monkeypatch.setattr(Server, "broken", True)
+    tiny.configure(BAD)
+    tiny.start()
+    bad = tiny.run("verify", "vllm", **vllm)
+    assert bad.returncode != 0
+    said = " ".join(bad.stdout.split())
+    assert f"so the last good one runs again ({GOOD}). What was wrong with the new one: vLLM on localhost" in said
+    assert "runs, but answered a completion with HTTP 500" in said
+    assert tiny.runs() == f"image: {GOOD}"
+    assert "planted" not in good.stdout + bad.stdout
