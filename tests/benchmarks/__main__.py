@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """python -m benchmarks [--only NAME]: runs the benchmarks, prints a table, writes build/bench.json.
 
-Needs tests/, tests/e2e/ and roles/processor/files/telemetry/ on PYTHONPATH, and a Docker engine.
+Needs tests/, tests/e2e/ and roles/processor/files/telemetry/ on PYTHONPATH, and most of them a Docker engine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import fleet, listing, processor, readiness, renting, results, suite
+from benchmarks import fleet, gateway, listing, processor, readiness, renting, results, suite
 
 # A benchmark is a module with add_arguments(parser) and run(chosen) -> list of rows.
 BENCHMARKS = {
     "listing": listing,
     "renting": renting,
     "readiness": readiness,
+    "gateway": gateway,
     "processor": processor,
     "fleet": fleet,
     "suite": suite,
