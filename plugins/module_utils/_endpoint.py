@@ -191,11 +191,13 @@ class Endpoint:
             answer = self._once(path, api_key, body, method)
             if answer.status != TOO_MANY_REQUESTS:
                 return answer
-            wait = answer.retry_after_seconds if answer.retry_after_seconds is not None else _RETRY_SECONDS
+            said = answer.retry_after_seconds
+            # At least a moment, so that nobody is asked again and again without a pause.
+            wait = max(1.0, _RETRY_SECONDS if said is None else said)
             if wait > self._wait_seconds_left:
                 return replace(answer, retry_after_seconds=wait)
-            self._wait_seconds_left -= max(wait, 1.0)
-            _clock.sleep(max(wait, 1.0))
+            self._wait_seconds_left -= wait
+            _clock.sleep(wait)
 
     def _once(self, path: str, api_key: str | None, body: Any, method: str | None) -> Answer:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -157,7 +157,7 @@ class _Checker:
             return
         public = {self.values["health_path"], *self.values["public_paths"]}
         probed = _endpoint_routes.probe(self.endpoint, self.key, public)
-        self.result["open_routes"] = [str(route) for route, _status in probed.open]
+        self.result["open_routes"] = [str(found[0]) for found in probed.open]
         words = f"{probed.asked} routes asked without a key"
         if probed.open:
             words += ", open: " + ", ".join(f"{route} ({status})" for route, status in probed.open)

@@ -166,6 +166,10 @@ def test_a_rate_limit_is_waited_for_as_it_says_within_bounds(monkeypatch: pytest
         assert failed(server.url, max_wait_seconds=60) == []
     assert [round(seconds) for seconds in clock.slept] == [12, 5, 7]
     clock.slept.clear()
+    with serving(Faults(limited=["0"] * 99)) as server:
+        assert "health" in failed(server.url, max_wait_seconds=3)
+        assert len(clock.slept) == 3, "also a server that says 0 is left a moment"
+    clock.slept.clear()
     with serving(Faults(limited=["60"] * 99)) as server:
         result = checked(server.url, max_wait_seconds=90)
     assert clock.slept == [60]
