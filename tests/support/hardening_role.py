@@ -75,7 +75,13 @@ def places(work: pathlib.Path) -> dict[str, str]:
 
 
 def play(
-    work: pathlib.Path, steps: list[str], seen: dict[str, Any], *, programs: str = "", **variables: Any
+    work: pathlib.Path,
+    steps: list[str],
+    seen: dict[str, Any],
+    *,
+    programs: str = "",
+    check: bool = False,
+    **variables: Any,
 ) -> subprocess.CompletedProcess[str]:
     """These files of the role's tasks over a host with these answers; programs comes before PATH."""
     values = {
@@ -97,6 +103,7 @@ def play(
         [
             *(str(pathlib.Path(sys.executable).parent / "ansible-playbook"), str(work / "play.json")),
             *("--extra-vars", f"@{work / 'values.json'}", "--diff"),
+            *(["--check"] if check else []),
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": f"{programs}:{os.environ['PATH']}"},

@@ -205,6 +205,29 @@ def test_timers_that_somebody_masked_stay_so(machine: Played, container: Played)
     assert not any("apt-daily.timer" in call for call in machine.called + container.called)
 
 
+def test_check_mode_on_a_bare_host_says_what_it_would_do(tmp_path: Path) -> None:
+    places = hardening_role.places(tmp_path)
+    files = [path for name, path in places.items() if name.endswith("_file")]
+    seen = hardening_role.host(
+        stale=files,
+        # No package brought the others yet.
+        directories=[str(tmp_path / "apt")],
+        programs={"unattended-upgrade": False, "augenrules": False},
+        units=hardening_role.units(chrony="not-found", auditd="not-found"),
+        sysctl_differs=["kernel.kptr_restrict is 0"],
+        ssh_pending=True,
+        login_method="publickey",
+        audit_possible=False,
+        audit_merged=False,
+    )
+    done = hardening_role.play(tmp_path, ["main"], seen, check=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Would install unattended-upgrades, auditd, systemd-timesyncd." in done.stdout
+    assert "Would let SSH in by keys only." in done.stdout
+    assert "+APT::Periodic::Unattended-Upgrade" in done.stdout
+    assert [path for path in files if Path(path).exists()] == []
+
+
 # What is refused ------------------------------------------------------------------------------------------------
 
 
