@@ -15,7 +15,7 @@ description:
   - Job, scheme and path are labels of each target, so a change of any of them needs neither a restart nor a reload.
 options:
   _input:
-    description: The targets, as O(gpuops.fleet.monitoring#role:monitoring_targets) has them.
+    description: The targets, as O(gpuops.fleet.monitoring#role:main:monitoring_targets) has them.
     type: list
     elements: dict
     required: true
