@@ -57,7 +57,7 @@ _value:
 """
 
 _HTTP_SERVICES = ("vllm", "processor")
-_PUBLISHED = re.compile(r":(\d+)->\d+/tcp")
+_PUBLISHED = re.compile(r"(?<!127\.0\.0\.1):(\d+)->\d+/tcp")
 _HAPROXY = re.compile(r"^HAProxy version (\d[\d.]*)", re.MULTILINE)
 _HEALTH = re.compile(r"\((?:health: )?(healthy|unhealthy|starting)\)")
 

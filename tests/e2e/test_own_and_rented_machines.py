@@ -89,6 +89,7 @@ def copied(example: str, work: Path, settings: dict[str, Any], **environment: st
                 "fleet_hardening": False,
                 "gateway_allowed_cidrs": [],
                 "gateway_api_keys": CLIENTS,
+                "vllm_listen_address": "127.0.0.1",
             }
         )
     )
@@ -146,7 +147,7 @@ PLACES = {
         gcp.URL_PATH,
         {"GCP_ACCESS_TOKEN": "any", "GCP_COMPUTE_URL": "{url}"},
         {"max_lifetime": "60d"},
-        0.8,
+        5.6,
     ),
 }
 
@@ -161,7 +162,8 @@ def test_a_rented_machine_serves_a_model_and_is_ended(server: Machine, tmp_path:
         (rental,) = world.alive()
         report, checks = rented.told()
         assert checks >= CHECKS
-        assert report["endpoint"]["url"] == f"http://{server.address}:8000"
+        url = f"https://{server.address}" if provider == "gcp" else f"http://{server.address}:8000"
+        assert report["endpoint"]["url"] == url
         assert report["price_per_hour_usd"] == pytest.approx(rental.price_per_hour_usd, abs=1e-5)
         assert 0 < rental.price_per_hour_usd < place.highest_price_per_hour_usd
         assert rented.play("destroy", "-e", f"fleet_confirm={rental.owner.split('--')[1]}") == {NAME: 1}

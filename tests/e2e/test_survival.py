@@ -64,7 +64,7 @@ def test_reboot_of_all_hosts_at_once(fleet: Fleet) -> None:
     reboot([fleet.machine(role) for role in SERVICES])
     wait_until_healthy(fleet)
     events_flow(fleet)
-    for role, port in (("vllm", 8000), ("kafka", 9092), ("mongodb", 27017)):
+    for role, port in (("processor", 9100), ("kafka", 9092), ("mongodb", 27017)):
         address = fleet.machine(role).address
         assert reached(fleet, address, port, role), "on its own host"
         assert not reached(fleet, address, port), "the firewall is there again, before Docker is"

@@ -26,14 +26,16 @@ RENTAL = {
 HOST = {"fleet_peer_name": "vllm-2.acme-llm.internal"}
 PODS = {**RENTAL, "fleet_endpoint_url": "https://pod1-8000.proxy.runpod.net", "fleet_tls_fingerprint": None}
 NAMES = ("url", "host", "tls_fingerprint", "model", "key")
-BEHIND = ("servers", "keys", "given_key")
+BEHIND = ("gateway_servers", "gateway_keys", "gateway_given_key", "vllm_listen_address")
 
 
 def found(
-    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], gateway: dict[str, Any] | None = None
+    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], gateway: dict[str, Any] | None = None, beside: bool = False
 ) -> dict[str, str]:
-    """What the producer would be given; gateway: variables of the host gw-1, which is one."""
+    """What the producer would be given; gateway: variables of the gateway gw-1; beside: vllm-1 is one itself."""
     gateways = {"gw-1": {"fleet_peer_name": "gw-1.acme-llm.internal", **gateway}} if gateway is not None else {}
+    if beside:
+        gateways = {"vllm-1": vllm["vllm-1"]}
     ssh = [name for name, variables in vllm.items() if "fleet_peer_name" in variables] + ["producer-1", *gateways]
     rented = [name for name in vllm if name not in ssh]
     inventory = {
@@ -64,7 +66,7 @@ def found(
                     "dest": str(tmp_path / "found.json"),
                     "content": "{{ {"
                     + ", ".join(f"'{name}': __peers_vllm_{name}" for name in NAMES)
-                    + "".join(f", 'gateway_{name}': __peers_gateway_{name}" for name in BEHIND)
+                    + "".join(f", '{name}': __peers_{name}" for name in BEHIND)
                     + "} | to_json }}",
                 }
             }
@@ -128,6 +130,12 @@ def test_where_there_is_a_gateway_producers_ask_it_and_it_asks_the_servers(tmp_p
     assert "'name': 'default'" in told["gateway_keys"]
     assert told["gateway_keys"].count("unlimited") == 2
     assert told["gateway_given_key"] == ""
+
+
+def test_beside_its_only_gateway_a_model_server_listens_on_loopback_alone(tmp_path: pathlib.Path) -> None:
+    told = found(tmp_path, {"vllm-1": {"fleet_peer_name": "vllm-1.acme-llm.internal"}}, beside=True)
+    assert told["gateway_servers"] == str([{"name": "vllm-1", "address": "127.0.0.1", "port": 8000}])
+    assert told["url"] == "https://vllm-1.acme-llm.internal:443"
 
 
 def test_a_key_that_the_user_gave_is_the_producers(tmp_path: pathlib.Path) -> None:

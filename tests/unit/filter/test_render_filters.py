@@ -165,6 +165,12 @@ def test_services_that_speak_http_get_an_address_that_can_be_opened(address: str
     assert service["url"] == url
 
 
+def test_what_only_its_own_host_can_reach_has_no_address() -> None:
+    container = {"Labels": "com.docker.compose.service=vllm", "Ports": "127.0.0.1:8000->8000/tcp"}
+    (service,) = report_host(host(container, ansible_host="172.30.0.2"))["services"]
+    assert service["url"] == ""
+
+
 def test_the_gateway_is_a_service_though_no_container() -> None:
     said = [
         "active",
