@@ -36,7 +36,7 @@ from benchmarks.results import Row
 SERVICE_MILLISECONDS = 20
 SLOTS = 8
 # More clients than slots, so that the server is never idle: then its rate is the throughput that can be had.
-CLIENTS = 16
+CLIENTS = 32
 INTERNAL, KEY = "bench-internal-key-000", "bench-key-of-the-client-0"
 P50_GOAL_MILLISECONDS = 1.0
 THROUGHPUT_GOAL_RATIO = 0.95
@@ -108,10 +108,8 @@ async def _measure(direct: Way, through: Way, rounds: int, requests: int) -> lis
     for number in range(rounds):
         # Each way comes first as often as the other.
         for way in (direct, through) if number % 2 else (through, direct):
-            medians[way].append(statistics.median(await _ask_on(way, 1, requests)) * 1000)
-            began = time.perf_counter()
-            await _ask_on(way, CLIENTS, requests * 2)
-            rates[way].append(requests * 2 / (time.perf_counter() - began))
+            medians[way].append(statistics.median((await _ask_on(way, 1, requests))[0]) * 1000)
+            rates[way].append(requests * 5 / (await _ask_on(way, CLIENTS, requests * 5))[1])
     base, added = min(medians[direct]), min(medians[through]) - min(medians[direct])
     rate, base_rate = max(rates[through]), max(rates[direct])
     ratio = rate / base_rate
@@ -137,35 +135,42 @@ async def _measure(direct: Way, through: Way, rounds: int, requests: int) -> lis
     ]
 
 
-async def _ask_on(way: Way, clients: int, requests: int) -> list[float]:
-    """So many requests by so many clients, one after the other in each; seconds of each request."""
+async def _ask_on(way: Way, clients: int, requests: int) -> tuple[list[float], float]:
+    """So many requests by so many clients, one after the other in each; seconds of each request, and of all together.
+
+    Every client has its connection before the clock starts.
+    """
     shares = [requests // clients + (number < requests % clients) for number in range(clients)]
-    done = await asyncio.gather(*(_client(way, share) for share in shares))
-    return [seconds for part in done for seconds in part]
+    host = "localhost" if way.tls else None
+    opened = [
+        await asyncio.open_connection("127.0.0.1", way.port, ssl=way.tls, server_hostname=host)
+        for _number in range(clients)
+    ]
+    try:
+        began = time.perf_counter()
+        done = await asyncio.gather(*(_client(way, *one, share) for one, share in zip(opened, shares, strict=True)))
+        return [seconds for part in done for seconds in part], time.perf_counter() - began
+    finally:
+        for _reader, writer in opened:
+            writer.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
 
 
-async def _client(way: Way, requests: int) -> list[float]:
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", way.port, ssl=way.tls, server_hostname="localhost" if way.tls else None
-    )
+async def _client(way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: int) -> list[float]:
     head = (
         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {way.key}\r\nContent-Length: {len(QUESTION)}\r\n\r\n"
     )
     found = []
-    try:
-        for _number in range(requests):
-            began = time.perf_counter()
-            writer.write(head.encode() + QUESTION)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            body = await reader.readexactly(_length(answer))
-            found.append(time.perf_counter() - began)
-            if not answer.startswith(b"HTTP/1.1 200") or body != COMPLETION:
-                raise RuntimeError(f"port {way.port} answered {answer!r}")
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            await writer.wait_closed()
+    for _number in range(requests):
+        began = time.perf_counter()
+        writer.write(head.encode() + QUESTION)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(_length(answer))
+        found.append(time.perf_counter() - began)
+        if not answer.startswith(b"HTTP/1.1 200") or body != COMPLETION:
+            raise RuntimeError(f"port {way.port} answered {answer!r}")
     return found
 
 
