@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -116,9 +115,8 @@ class Trial:
 
     def apply(self, candidate: str) -> None:
         """Let sshd work with the candidate; raises HardeningError, with the old options in effect, where it can't."""
-        if self._places.before.exists():
-            self._restore()  # an earlier run was cut: what was confirmed last is what has to come back
-        else:
+        # After a run that was cut, what was confirmed last is what has to come back.
+        if not self._places.before.exists():
             there = self._places.drop_in.read_text(encoding="utf-8") if self._places.drop_in.exists() else None
             write_atomically(self._places.before, json.dumps({"text": there}), 0o600)
         # Before the options: from here on, nobody has to come for the host to be open again.

@@ -48,7 +48,7 @@ class Server:
         return str(self.places.drop_in.read_text()) if self.places.drop_in.exists() else ""
 
     def execute(self, arguments: list[str]) -> str:
-        if arguments[0] == "sshd" and self.refuses and self.refuses in self._on_disk():
+        if arguments == ["sshd", "-t"] and self.refuses and self.refuses in self._on_disk():
             raise hardening.HardeningError("sshd said no")
         if arguments[0] == "sshd":
             text = self.first_file + self._on_disk() if "-T" in arguments else ""
