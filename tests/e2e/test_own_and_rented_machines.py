@@ -87,6 +87,7 @@ def copied(example: str, work: Path, settings: dict[str, Any], **environment: st
             | {
                 "fleet_firewall": False,
                 "fleet_hardening": False,
+                "fleet_gpu_driver": False,
                 "gateway_allowed_cidrs": [],
                 "gateway_api_keys": CLIENTS,
                 "vllm_listen_address": "127.0.0.1",
@@ -117,7 +118,7 @@ def test_a_machine_that_somebody_owns_serves_a_model_and_is_left_alone(server: M
     assert own.play("site") == {}
     report, checks = own.told()
     assert checks >= CHECKS
-    assert report["endpoint"]["url"] == f"http://{server.address}:8000"
+    assert report["endpoint"]["url"] == "http://127.0.0.1:8000"  # through a tunnel
     assert report["price_per_hour_usd"] == 0.4
     assert own.play("destroy") == {}  # its key was given, so there is nothing to forget
 
@@ -162,7 +163,7 @@ def test_a_rented_machine_serves_a_model_and_is_ended(server: Machine, tmp_path:
         (rental,) = world.alive()
         report, checks = rented.told()
         assert checks >= CHECKS
-        url = f"https://{server.address}" if provider == "gcp" else f"http://{server.address}:8000"
+        url = f"https://{server.address}" if provider == "gcp" else "http://127.0.0.1:8000"
         assert report["endpoint"]["url"] == url
         assert report["price_per_hour_usd"] == pytest.approx(rental.price_per_hour_usd, abs=1e-5)
         assert 0 < rental.price_per_hour_usd < place.highest_price_per_hour_usd
