@@ -137,18 +137,25 @@ def _of_container(container: Mapping[str, Any], cgroups: pathlib.Path, processes
 def cgroup_usage(
     process: int, cgroups: pathlib.Path = CGROUPS, processes: pathlib.Path = PROCESSES
 ) -> dict[str, float]:
-    """Memory in bytes and CPU time in seconds of a process's cgroup (v2); nothing where it can't be read."""
+    """Memory in bytes and CPU time in seconds of a process's cgroup; nothing where it can't be read.
+
+    Both versions: a host that is a container shares the kernel of a machine that may still have the first.
+    """
     try:
-        lines = (processes / str(process) / "cgroup").read_text().splitlines()
-        path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-        group = cgroups / path
+        lines = [line.split(":", 2) for line in (processes / str(process) / "cgroup").read_text().splitlines()]
+        paths = {name: path.lstrip("/") for _number, names, path in lines for name in names.split(",")}
+        if (group := cgroups / paths.get("", "nowhere") / "memory.current").exists():
+            memory, cached = group, _value_of(group.parent / "memory.stat", "inactive_file")
+            seconds = _value_of(group.parent / "cpu.stat", "usage_usec") / 1e6
+        else:
+            memory = cgroups / "memory" / paths["memory"] / "memory.usage_in_bytes"
+            cached = _value_of(memory.parent / "memory.stat", "total_inactive_file")
+            seconds = int((cgroups / "cpuacct" / paths["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
         # What is only cached from files is given back before anything is killed, so it is not counted.
-        cached = _value_of(group / "memory.stat", "inactive_file")
-        memory = max(int((group / "memory.current").read_text()) - cached, 0)
-        seconds = _value_of(group / "cpu.stat", "usage_usec") / 1e6
-    except (OSError, StopIteration, ValueError):
+        used = max(int(memory.read_text()) - cached, 0)
+    except (OSError, KeyError, StopIteration, ValueError):
         return {}
-    return {"fleet_container_memory_bytes": float(memory), "fleet_container_cpu_seconds_total": seconds}
+    return {"fleet_container_memory_bytes": float(used), "fleet_container_cpu_seconds_total": seconds}
 
 
 def _value_of(path: pathlib.Path, name: str) -> int:

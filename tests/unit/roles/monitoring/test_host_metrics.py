@@ -151,6 +151,18 @@ def test_usage_comes_from_the_cgroup_without_what_is_only_cached(tmp_path: pathl
     assert f"fleet_container_cpu_seconds_total{labels} 12345.678901" in lines
 
 
+def test_usage_is_read_from_the_first_version_of_cgroups_too(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "42").mkdir()
+    (tmp_path / "42/cgroup").write_text("4:memory:/docker/aa\n2:cpu,cpuacct:/docker/aa\n0::/docker/aa\n")
+    for controller in ("memory", "cpuacct"):
+        (tmp_path / controller / "docker/aa").mkdir(parents=True)
+    (tmp_path / "memory/docker/aa/memory.usage_in_bytes").write_text("5000000\n")
+    (tmp_path / "memory/docker/aa/memory.stat").write_text("inactive_file 1\ntotal_inactive_file 1000000\n")
+    (tmp_path / "cpuacct/docker/aa/cpuacct.usage").write_text("1500000000\n")
+    used = METRICS.cgroup_usage(42, tmp_path, tmp_path)
+    assert used == {"fleet_container_memory_bytes": 4000000.0, "fleet_container_cpu_seconds_total": 1.5}
+
+
 def test_services_are_missed_also_without_a_container() -> None:
     shown = "Id=kafka.service\nActiveState=active\nNRestarts=2\n\nId=vllm.service\nActiveState=inactive\nNRestarts=0\n"
     ask, asked = answering({"systemctl show": shown, "systemctl list-units": "bad.service loaded failed failed Bad\n"})
