@@ -39,7 +39,8 @@ _value:
   type: str
 """
 
-_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_BEGIN = "-----BEGIN CERTIFICATE-----"
+_END = "-----END CERTIFICATE-----"
 
 
 def certificate_fingerprint(certificate: str) -> str:

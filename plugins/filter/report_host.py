@@ -24,7 +24,7 @@ options:
     description:
       - The host's variables, such as C(hostvars['kafka-1']).
       - C(__report_containers) holds the lines of C(docker ps --format '{{json .}}'), C(__report_host_versions) the
-        operating system and Docker's version, C(__report_gateway) the state of the gateway's unit, since when, and what
+        operating system and Docker's version, C(__report_gateway) the state of the gateway's unit, and what
         C(haproxy -v) says.
     type: dict
     required: true
@@ -102,10 +102,10 @@ def _rented_services(variables: Mapping[str, Any], name: str) -> list[dict[str, 
 def _gateway(variables: Mapping[str, Any], name: str, address: str | None) -> list[dict[str, str]]:
     """The gateway is a unit of systemd and no container."""
     lines = (variables.get("__report_gateway") or {}).get("stdout_lines") or []
-    if len(lines) < 2:
+    if not lines:
         return []
     state = str(lines[0])
-    version = _HAPROXY.search("\n".join(lines[2:]))
+    version = _HAPROXY.search("\n".join(lines[1:]))
     return [
         {
             "service": "gateway",
@@ -113,7 +113,7 @@ def _gateway(variables: Mapping[str, Any], name: str, address: str | None) -> li
             "state": state,
             "health": "healthy" if state == "active" else state,
             "image": f"haproxy {version[1]}" if version else "",
-            "since": str(lines[1]),
+            "since": "",
             "url": f"https://{_host(address)}:{variables.get('gateway_https_port', 443)}" if address else "",
         }
     ]

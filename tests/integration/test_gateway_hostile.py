@@ -13,16 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter import gateway_problems
-from support import gateway_role
 from support.fake_upstream import Upstream
 from support.free_port import free_port
-from support.gateway_fixtures import INTERNAL, KEYS, PRODUCER, gateway, refused, source, upstreams
+from support.gateway_fixtures import INTERNAL, KEYS, PRODUCER, gateway, haproxy, refused, source, upstreams
 from support.gateway_role import Gateway
 
 # Fixtures are used by their names.
-__all__ = ["gateway", "source", "upstreams"]
-
-pytestmark = pytest.mark.skipif(gateway_role.HAPROXY is None, reason=gateway_role.WITHOUT_HAPROXY)
+__all__ = ["gateway", "haproxy", "source", "upstreams"]
 
 STREAMS = 20
 HEADERS_END_STREAM = 0x05

@@ -54,7 +54,8 @@ def test_metrics_are_for_monitoring_alone() -> None:
     ("role", "variable"), [("kafka", "kafka_port"), ("vllm", "vllm_port"), ("mongodb", "mongodb_port")]
 )
 def test_a_port_of_the_users_choice(role: str, variable: str) -> None:
-    assert of(role, **{variable: "7777"})[role][0] == [7777]
+    said: dict[str, Any] = {variable: "7777"}
+    assert of(role, **said)[role][0] == [7777]
 
 
 def test_what_the_user_opens_comes_on_top() -> None:
