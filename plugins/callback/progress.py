@@ -235,13 +235,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._report_directory = _report_directory(play) or self._report_directory
         self._write(finished=False, changed=None)
 
-    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        with self._lock:
-            self._timeline.task_begins(task._uuid, task.get_name().strip())
-
-    def v2_playbook_on_handler_task_start(self, task: Any) -> None:
-        self.v2_playbook_on_task_start(task, False)
-
+    # Not where a task is announced: `meta` is too, and never ends, because no host runs it.
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         with self._lock:
             self._timeline.task_begins(task._uuid, task.get_name().strip())
