@@ -159,10 +159,10 @@ def test_the_file_of_the_demo_is_good() -> None:
     fleet = _fleet_file.load(str(path))
     assert fleet.deployment_id == "gpuops-demo"
     assert [(entry["name"], entry["roles"]) for entry in fleet.instances] == [
-        ("vllm-1", ["vllm"]),
+        ("vllm-1", ["vllm", "gateway"]),
         ("kafka-1", ["kafka"]),
         ("mongo-1", ["mongodb"]),
-        ("processor-1", ["processor"]),
+        ("processor-1", ["processor", "monitoring"]),
         ("producer-1", ["producer"]),
     ]
 
