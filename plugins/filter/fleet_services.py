@@ -52,15 +52,16 @@ def fleet_services(variables: Mapping[str, Any], groups: Collection[str]) -> lis
     """What is open on the host, by the names of its roles' variables and their defaults."""
     own = set(variables.get("group_names") or ())
     askers = ["gateway"] if "gateway" in groups else ["producer"]
-    clients = list(variables.get("gateway_allowed_cidrs") or _EVERYBODY)
+    allowed = variables.get("gateway_allowed_cidrs") or _EVERYBODY
+    clients = {"from_cidrs": [allowed] if isinstance(allowed, str) else list(allowed), "from_groups": ["producer"]}
     # (the host's role, name, port, who may)
     open_to: list[tuple[str, str, Any, dict[str, list[str]]]] = [
         ("kafka", "kafka", variables.get("kafka_port", 9092), {"from_groups": ["processor", "producer"]}),
         ("mongodb", "mongodb", variables.get("mongodb_port", 27017), {"from_groups": ["processor"]}),
         ("vllm", "vllm", variables.get("vllm_port", 8000), {"from_groups": askers}),
         ("processor", "processor", variables.get("processor_port", 8080), {"from_groups": ["monitoring"]}),
-        ("gateway", "gateway", variables.get("gateway_https_port", 443), {"from_cidrs": clients}),
-        ("gateway", "gateway-redirect", variables.get("gateway_http_port", 80), {"from_cidrs": clients}),
+        ("gateway", "gateway", variables.get("gateway_https_port", 443), clients),
+        ("gateway", "gateway-redirect", variables.get("gateway_http_port", 80), clients),
         ("fleet_ssh", "exporter", variables.get("monitoring_exporter_port", 9100), {"from_groups": ["monitoring"]}),
     ]
     services = [

@@ -30,22 +30,22 @@ BEHIND = ("gateway_servers", "gateway_keys", "gateway_given_key", "vllm_listen_a
 
 
 def found(
-    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], gateway: dict[str, Any] | None = None, beside: bool = False
+    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], **others: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """What the producer would be given; gateway: variables of the gateway gw-1; beside: vllm-1 is one itself."""
-    gateways = {"gw-1": {"fleet_peer_name": "gw-1.acme-llm.internal", **gateway}} if gateway is not None else {}
-    if beside:
-        gateways = {"vllm-1": vllm["vllm-1"]}
-    ssh = [name for name, variables in vllm.items() if "fleet_peer_name" in variables] + ["producer-1", *gateways]
+    """What the producer would be given; others: the hosts of other roles, which are machines, and their variables."""
+    producer = {"producer-1": {"ansible_connection": "local"}}
+    machines: dict[str, dict[str, Any]] = {}
+    for host, variables in [item for hosts in (producer, *others.values()) for item in hosts.items()]:
+        machines[host] = {"fleet_peer_name": f"{host}.acme-llm.internal", **vllm.get(host, {}), **variables}
+    ssh = [name for name, variables in vllm.items() if "fleet_peer_name" in variables] + list(machines)
     rented = [name for name in vllm if name not in ssh]
+    roles = {"vllm": vllm, "producer": producer, **others}
     inventory = {
         "all": {
-            "hosts": {"producer-1": {"ansible_connection": "local"}, **vllm, **gateways},
+            "hosts": {**vllm, **machines},
             "vars": {"vllm_model": "Qwen/Qwen3-8B", "vllm_api_key": "the-given-key-of-rentals"},
             "children": {
-                "vllm": {"hosts": {name: {} for name in vllm}},
-                "gateway": {"hosts": {name: {} for name in gateways}},
-                "producer": {"hosts": {"producer-1": {}}},
+                **{role: {"hosts": {name: {} for name in hosts}} for role, hosts in roles.items()},
                 "fleet_ssh": {"hosts": {name: {} for name in ssh}},
                 "fleet_endpoints": {"hosts": {name: {} for name in rented}},
             },
@@ -54,7 +54,7 @@ def found(
     play = {
         "hosts": "producer-1",
         "gather_facts": False,
-        "vars_files": [str(ROOT / "playbooks" / "vars" / "peers.yml")],
+        "vars_files": [str(ROOT / "playbooks" / "vars" / f"{name}.yml") for name in ("peers", "monitoring")],
         "vars": {
             "ansible_python_interpreter": sys.executable,
             "producer_vllm_url": "{{ __peers_vllm_url }}",
@@ -67,7 +67,7 @@ def found(
                     "content": "{{ {"
                     + ", ".join(f"'{name}': __peers_vllm_{name}" for name in NAMES)
                     + "".join(f", '{name}': __peers_{name}" for name in BEHIND)
-                    + "} | to_json }}",
+                    + ", 'targets': __watch_targets} | to_json }}",
                 }
             }
         ],
@@ -119,13 +119,16 @@ def test_a_producer_finds_its_model_server(
 
 def test_where_there_is_a_gateway_producers_ask_it_and_it_asks_the_servers(tmp_path: pathlib.Path) -> None:
     vllm = {
-        f"vllm-{number}": {"fleet_peer_name": f"vllm-{number}.acme-llm.internal", "vllm_port": 8001}
+        f"vllm-{number}": {"fleet_peer_name": f"vllm-{number}.acme-llm.internal", "vllm_port": 8000 + number}
         for number in (1, 2)
     }
-    told = found(tmp_path, vllm, gateway={"gateway_https_port": 8443})
+    told = found(tmp_path, vllm, gateway={"gw-1": {"gateway_https_port": 8443}})
     assert (told["url"], told["host"]) == ("https://gw-1.acme-llm.internal:8443", "vllm-1")
     assert told["gateway_servers"] == str(
-        [{"name": name, "address": f"{name}.acme-llm.internal", "port": 8001} for name in vllm]
+        [
+            {"name": f"vllm-{number}", "address": f"vllm-{number}.acme-llm.internal", "port": 8000 + number}
+            for number in (1, 2)
+        ]
     )
     assert "'name': 'default'" in told["gateway_keys"]
     assert told["gateway_keys"].count("unlimited") == 2
@@ -133,14 +136,45 @@ def test_where_there_is_a_gateway_producers_ask_it_and_it_asks_the_servers(tmp_p
 
 
 def test_beside_its_only_gateway_a_model_server_listens_on_loopback_alone(tmp_path: pathlib.Path) -> None:
-    told = found(tmp_path, {"vllm-1": {"fleet_peer_name": "vllm-1.acme-llm.internal"}}, beside=True)
+    told = found(tmp_path, {"vllm-1": {"fleet_peer_name": "vllm-1.acme-llm.internal"}}, gateway={"vllm-1": {}})
     assert told["gateway_servers"] == str([{"name": "vllm-1", "address": "127.0.0.1", "port": 8000}])
     assert told["url"] == "https://vllm-1.acme-llm.internal:443"
 
 
+@pytest.mark.parametrize(("listens", "asked"), [("", "vllm-1.acme-llm.internal"), ("10.0.0.5", "10.0.0.5")])
+def test_the_gateway_asks_where_the_model_server_was_told_to_listen(
+    tmp_path: pathlib.Path, listens: str, asked: str
+) -> None:
+    server = {"fleet_peer_name": "vllm-1.acme-llm.internal", "vllm_listen_address": listens}
+    told = found(tmp_path, {"vllm-1": server}, gateway={"vllm-1": {}})
+    assert told["gateway_servers"] == str([{"name": "vllm-1", "address": asked, "port": 8000}])
+
+
+def test_what_is_watched_is_asked_at_the_port_that_it_has(tmp_path: pathlib.Path) -> None:
+    told = found(
+        tmp_path,
+        {"vllm-2": {**HOST, "monitoring_exporter_port": 9200}},
+        processor={"processor-1": {"processor_port": 8081}},
+    )
+    assert json.loads(told["targets"].replace("'", '"')) == [
+        {"host": "processor-1", "address": "processor-1.acme-llm.internal", "port": 9100, "job": "node"},
+        {"host": "producer-1", "address": "producer-1.acme-llm.internal", "port": 9100, "job": "node"},
+        {"host": "vllm-2", "address": "vllm-2.acme-llm.internal", "port": 9200, "job": "node"},
+        {"host": "processor-1", "address": "processor-1.acme-llm.internal", "port": 8081, "job": "processor"},
+    ]
+
+
+def test_a_producer_that_is_sent_elsewhere_is_not_held_to_the_certificate_of_the_gateway(
+    tmp_path: pathlib.Path,
+) -> None:
+    certificate = {"producer_vllm_url": "https://models.example.org", "fleet_tls_fingerprint": PIN}
+    told = found(tmp_path, {"vllm-1": RENTAL}, producer={"producer-1": {"ansible_connection": "local", **certificate}})
+    assert told["tls_fingerprint"] == ""
+
+
 def test_a_key_that_the_user_gave_is_the_producers(tmp_path: pathlib.Path) -> None:
     given = [{"name": "producer", "key": "the-key-that-was-given"}, {"name": "partner"}]
-    told = found(tmp_path, {"vllm-2": HOST}, gateway={"gateway_api_keys": given})
+    told = found(tmp_path, {"vllm-2": HOST}, gateway={"gw-1": {"gateway_api_keys": given}})
     assert told["gateway_given_key"] == "the-key-that-was-given"
     assert [told["gateway_keys"].count(f"'{name}'") for name in ("producer", "partner", "default", "verify")] == [1] * 4
 

@@ -90,7 +90,7 @@ Check = Callable[[Subject], Problems]
 
 
 def _user(seen: Subject) -> Problems:
-    if str(seen.config["User"]).split(":")[0] in ("", "0", "root"):
+    if str(seen.config["User"]).partition(":")[0] in ("", "0", "root"):
         yield "runs as root"
 
 

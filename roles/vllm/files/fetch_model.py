@@ -14,7 +14,7 @@ int}, or with --look {"complete": bool}. A failure is one sentence on standard e
 from __future__ import annotations
 
 import argparse
-import encodings.idna  # noqa: F401 (before rights are given up: it is loaded late, by the first look-up of a name)
+import codecs
 import fcntl
 import hashlib
 import http.client
@@ -383,6 +383,8 @@ def main(arguments: list[str] | None = None) -> int:
         token = options.token_file.read_text().strip() if options.token_file else ""
         if os.geteuid() == 0 and options.uid:
             # The server may write there as well, so root must not follow what lies there.
+            # Loaded late otherwise, by the first look-up of a name, when there are no rights to read it any more.
+            codecs.lookup("idna")
             os.setgroups([])
             os.setgid(options.gid)
             os.setuid(options.uid)

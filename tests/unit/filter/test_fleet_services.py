@@ -37,11 +37,12 @@ def test_a_model_server_that_nobody_asks_is_closed() -> None:
     assert of("vllm", groups=("fleet_ssh", "vllm")) == {}
 
 
-def test_a_gateway_answers_everybody_or_whom_its_variable_names() -> None:
-    assert of("gateway")["gateway"] == ([443], ["0.0.0.0/0", "::/0"])
+def test_a_gateway_answers_everybody_or_whom_its_variable_names_and_the_producers() -> None:
+    assert of("gateway")["gateway"] == ([443], ["producer", "0.0.0.0/0", "::/0"])
     some = of("gateway", gateway_allowed_cidrs=["203.0.113.0/24"], gateway_https_port="8443", gateway_http_port=0)
-    assert some["gateway"] == ([8443], ["203.0.113.0/24"])
+    assert some["gateway"] == ([8443], ["producer", "203.0.113.0/24"])
     assert "gateway-redirect" not in some
+    assert of("gateway", gateway_allowed_cidrs="10.0.0.0/8")["gateway"][1] == ["producer", "10.0.0.0/8"]
 
 
 def test_metrics_are_for_monitoring_alone() -> None:

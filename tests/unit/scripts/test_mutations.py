@@ -45,9 +45,7 @@ def checkout(tmp_path: pathlib.Path) -> pathlib.Path:
         line = 1 if now.startswith("port") else 2
         text = f"{name}\n\n--- a/code_of_ours.py\n+++ b/code_of_ours.py\n@@ -{line} +{line} @@\n-{now}\n+{then}\n"
         (copy / "tests" / "mutations" / f"{number}-{name}.patch").write_text(text)
-    rows = [
-        f"| {n} | {name} | it was | it is | `tests/test_it.py::{guard}` |" for n, (name, guard, *_) in FAULTS.items()
-    ]
+    rows = [f"| {n} | {fault[0]} | it was | it is | `tests/test_it.py::{fault[1]}` |" for n, fault in FAULTS.items()]
     (copy / "docs" / "faults.md").write_text("\n".join(["| | fault |", "|---|---|", *rows, ""]))
     (copy / "tests" / "test_it.py").write_text("")
     subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
