@@ -60,6 +60,18 @@ def test_without_a_key_nothing_is_rented_and_one_sentence_says_why(setting: Sett
     assert not setting.worlds["runpod"].secrets
 
 
+def test_a_model_that_could_not_run_there_is_refused_before_anything_is_asked(setting: Setting) -> None:
+    file = setting.copy("runpod")
+    refused = setting.run(file, "provision", "-e", "vllm_model=bartowski/Meta-Llama-3.1-8B-Instruct-GGUF")
+    assert refused.returncode != 0
+    assert "GGUF" in refused.stdout
+    assert setting.alive("runpod") == []
+    assert [call for call in setting.worlds["runpod"].calls if call["method"] != "GET"] == []
+    planned = setting.run(file, "plan", "-e", "vllm_model=Qwen/Qwen3-235B-A22B")
+    assert planned.returncode != 0
+    assert "vllm-1: can't be had as wanted now" in " ".join(planned.stdout.split())
+
+
 def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:
     file, request = setting.copy("runpod"), wanted("runpod")
     plan = next(line.split() for line in setting.play(file, "plan").splitlines() if " create " in line)
