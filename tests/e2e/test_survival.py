@@ -16,7 +16,19 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from demo import LOAD, SCALE, SERVICES, Fleet, Machine, balance, eventually, reached, things_of, wait_until_healthy
+from demo import (
+    LOAD,
+    SCALE,
+    SERVICES,
+    Fleet,
+    Machine,
+    balance,
+    eventually,
+    http,
+    reached,
+    things_of,
+    wait_until_healthy,
+)
 
 KILLS = 10 * SCALE
 
@@ -89,6 +101,18 @@ def test_hosts_come_back_with_other_addresses(fleet: Fleet, record_property: Cal
         assert after.address in after.run(f"cat /opt/{role}/address.env")
     events_flow(fleet)
     record_property("seconds_until_events_flow", round(time.monotonic() - began, 1))
+
+
+def test_a_killed_model_server_comes_back_by_itself(fleet: Fleet) -> None:
+    """Its clients see that through the gateway, which takes it in again."""
+    killed, gateway = fleet.service("vllm"), fleet.machine("gateway")
+    key, certificate = (gateway.run(f"cat /opt/gateway/{name}") for name in ("secrets/keys/verify", "certificate.pem"))
+    before = killed.container()
+    eventually(killed.kill_9, 60, "the kill of the model server")
+    eventually(lambda: killed.container() not in ("", before), 120, "its next container")
+    wait_until_healthy(fleet, "vllm")
+    url = f"https://{gateway.address}/v1/models"
+    eventually(lambda: http(url, None, key.strip(), certificate)[0] == 200, 90, "an answer through the gateway")
 
 
 def test_ledger_balances_after_ten_kills_of_each_part(fleet: Fleet, tmp_path: pathlib.Path) -> None:
