@@ -24,8 +24,8 @@ options:
     description:
       - The host's variables, such as C(hostvars['kafka-1']).
       - C(__report_containers) holds the lines of C(docker ps --format '{{json .}}'), C(__report_host_versions) the
-        operating system and Docker's version, C(__report_gateway) the state of the gateway's unit, and what
-        C(haproxy -v) says.
+        operating system and Docker's version, C(__report_gateway) what C(haproxy -v) says, and then the state of
+        the gateway's unit.
     type: dict
     required: true
 """
@@ -104,8 +104,8 @@ def _gateway(variables: Mapping[str, Any], name: str, address: str | None) -> li
     lines = (variables.get("__report_gateway") or {}).get("stdout_lines") or []
     if not lines:
         return []
-    state = str(lines[0])
-    version = _HAPROXY.search("\n".join(lines[1:]))
+    state = str(lines[-1])
+    version = _HAPROXY.search("\n".join(lines[:-1]))
     return [
         {
             "service": "gateway",

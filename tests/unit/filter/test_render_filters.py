@@ -172,7 +172,7 @@ def test_what_only_its_own_host_can_reach_has_no_address() -> None:
 
 
 def test_the_gateway_is_a_service_though_no_container() -> None:
-    said = ["active", "HAProxy version 3.0.11-1+deb13u2 2026/01/02 - https://haproxy.org/"]
+    said = ["HAProxy version 3.0.11-1+deb13u2 2026/01/02 - https://haproxy.org/", "active"]
     host = {"inventory_hostname": "vllm-1", "ansible_host": "2001:db8::5", "gateway_https_port": 8443}
     (row,) = report_host({**host, "__report_gateway": {"stdout_lines": said}})["services"]
     assert (row["service"], row["health"], row["image"]) == ("gateway", "healthy", "haproxy 3.0.11")
