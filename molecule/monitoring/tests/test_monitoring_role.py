@@ -90,8 +90,11 @@ def test_a_service_that_stops_is_told_and_so_is_its_return(host: Host) -> None:
     wait_until(lambda: wanted <= alerts(host), 90, "The alerts")
     # The webhook is a part of what was stopped, so it hears of it when it is back.
     host.check_output("systemctl start pages.service")
-    letters = host.file("/opt/pages/told")
-    told = wait_until(lambda: letters.content_string.splitlines(), 90, "The message to the webhook")
+
+    def letters() -> list[str]:
+        return str(host.file("/opt/pages/told").content_string).splitlines()
+
+    told = wait_until(letters, 90, "The message to the webhook")
     assert (json.loads(told[0])["path"], json.loads(told[0])["key"]) == (
         "/planted-path-4c1",
         "Bearer planted-token-8f2",
