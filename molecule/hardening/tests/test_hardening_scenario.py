@@ -17,7 +17,7 @@ Host = Any
 PROGRAM = "/usr/bin/python3 /usr/local/libexec/gpuops-fleet/hardening.py"
 DROP_IN = "/etc/ssh/sshd_config.d/00-gpuops-fleet.conf"
 WANTED = "/etc/gpuops-fleet/hardening/sshd.conf"
-LOCKED_OUT = "/root/locked-out.conf"
+LOCKED_OUT = "~/locked-out.conf"
 
 
 def address_of(host: Host) -> str:

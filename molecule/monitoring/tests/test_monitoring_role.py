@@ -122,9 +122,9 @@ def test_secrets_are_in_their_files_alone(host: Host) -> None:
     file = host.file("/opt/monitoring/secrets/webhook-0")
     assert (file.user, file.mode) == ("prometheus", 0o400)
     host.check_output(
-        "grep --recursive --no-filename --only-matching 'planted-[a-z0-9-]*' /opt/monitoring >/root/planted"
+        "grep --recursive --no-filename --only-matching 'planted-[a-z0-9-]*' /opt/monitoring >~/planted"
     )
-    host.check_output("printf 'planted-internal-key-5e11\\nplanted-environment-9d0\\n' >>/root/planted")
+    host.check_output("printf 'planted-internal-key-5e11\\nplanted-environment-9d0\\n' >>~/planted")
     for where in (
         "cat /proc/[0-9]*/cmdline",
         "journalctl --all -u prometheus -u prometheus-alertmanager -u gpuops-fleet-metrics",
@@ -132,5 +132,5 @@ def test_secrets_are_in_their_files_alone(host: Host) -> None:
         f"{CURL} http://127.0.0.1:9090/api/v1/status/config",
         "find /opt/monitoring /run/gpuops-fleet-metrics /etc/systemd/system -type f -perm -o=r -exec cat {} +",
     ):
-        looked = f"{where} 2>/dev/null | tr '\\0' ' ' | grep --quiet --text --fixed-strings --file /root/planted"
+        looked = f"{where} 2>/dev/null | tr '\\0' ' ' | grep --quiet --text --fixed-strings --file ~/planted"
         assert host.run(looked).rc == 1, where
