@@ -88,9 +88,7 @@ def test_keys_are_in_their_files_alone(host: Host) -> None:
     host.check_output(f"printf '{PARTNER}\\n{INTERNAL}\\n' >~/planted && cat {GENERATED} >>~/planted")
     for where in ("cat /proc/[0-9]*/cmdline", "journalctl --all", "systemctl show gateway.service"):
         assert (
-            host.run(
-                f"{where} 2>/dev/null | tr '\\0' ' ' | grep --quiet --text --fixed-strings --file ~/planted"
-            ).rc
+            host.run(f"{where} 2>/dev/null | tr '\\0' ' ' | grep --quiet --text --fixed-strings --file ~/planted").rc
             == 1
         )
     readable = host.check_output(f"find {GATEWAY} -type f -perm -o=r")

@@ -121,9 +121,7 @@ def test_secrets_are_in_their_files_alone(host: Host) -> None:
     """Last, so that the failures above are in the journal."""
     file = host.file("/opt/monitoring/secrets/webhook-0")
     assert (file.user, file.mode) == ("prometheus", 0o400)
-    host.check_output(
-        "grep --recursive --no-filename --only-matching 'planted-[a-z0-9-]*' /opt/monitoring >~/planted"
-    )
+    host.check_output("grep --recursive --no-filename --only-matching 'planted-[a-z0-9-]*' /opt/monitoring >~/planted")
     host.check_output("printf 'planted-internal-key-5e11\\nplanted-environment-9d0\\n' >>~/planted")
     for where in (
         "cat /proc/[0-9]*/cmdline",
