@@ -39,11 +39,15 @@ class Found:
 def run_host_files(module: AnsibleModule) -> dict[str, Any]:
     """The result of the module host_files. Raises HostFilesError where something can't be; then no file is replaced."""
     found = Found()
+    whose = {name: module.params[name] for name in ("owner", "group")}
     for directory in module.params["directories"]:
-        _make_directory(module, directory, found)
+        _make_directory(module, _with_owner(directory, whose), found)
     staged: dict[str, str] = {}
     try:
-        for one in map(_with_text, module.params["files"]):
+        for one in (_with_text(_with_owner(one, whose)) for one in module.params["files"]):
+            parent = os.path.dirname(one["path"])
+            if not os.path.lexists(parent):
+                _make_directory(module, {**whose, "path": parent, "mode": "0755"}, found)
             if not _is_stale(one, found):
                 _set_attributes(module, one["path"], one, found)
             elif not module.check_mode:
@@ -54,6 +58,10 @@ def run_host_files(module: AnsibleModule) -> dict[str, Any]:
         for temporary in staged.values():
             Path(temporary).unlink(missing_ok=True)
     return {"changed": bool(found.changed_paths), "changed_paths": found.changed_paths, "diff": found.diff}
+
+
+def _with_owner(one: Mapping[str, Any], whose: Mapping[str, str]) -> dict[str, Any]:
+    return {**one, **{name: one[name] or whose[name] for name in whose}}
 
 
 def _with_text(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,8 +78,18 @@ def _make_directory(module: AnsibleModule, one: Mapping[str, Any], found: Found)
         found.add(one["path"], before={"state": "absent"}, after={"state": "directory"})
         if module.check_mode:
             return
-        path.mkdir(parents=True)
+        _make_with_parents(path)
     _set_attributes(module, one["path"], one, found)
+
+
+def _make_with_parents(path: Path) -> None:
+    """What is missing above it can be entered by everybody, whatever this process would leave away."""
+    for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        try:
+            missing.mkdir()
+        except OSError as problem:
+            raise HostFilesError(f"{missing} can't be made: {problem.strerror}.") from None
+        missing.chmod(0o755)
 
 
 def _is_stale(one: Mapping[str, Any], found: Found) -> bool:
@@ -95,9 +113,7 @@ def _stage(module: AnsibleModule, one: Mapping[str, Any], staged: dict[str, str]
     try:
         number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
     except OSError as problem:
-        raise HostFilesError(
-            f"{path} can't be written: {problem.strerror}. Name its directory in directories."
-        ) from None
+        raise HostFilesError(f"{path} can't be written: {problem.strerror}.") from None
     staged[one["path"]] = temporary
     with open(number, "w", encoding="utf-8", newline="") as stream:
         stream.write(one["content"])

@@ -32,8 +32,18 @@ attributes:
   idempotent:
     support: full
 options:
+  owner:
+    description: Whose it all is, but for what says otherwise.
+    type: str
+    default: root
+  group:
+    description: The group whose it all is, but for what says otherwise.
+    type: str
+    default: root
   directories:
-    description: Directories that are there before the first file is written, with those above them.
+    description:
+      - Directories that are there before the first file is written, with those above them.
+      - That of a file has to be named only where its mode is another than V(0755).
     type: list
     elements: dict
     default: []
@@ -49,11 +59,9 @@ options:
       owner:
         description: Whose it is.
         type: str
-        default: root
       group:
         description: The group whose it is.
         type: str
-        default: root
   files:
     description:
       - The files, which take their places in this order. What reads another one comes behind it.
@@ -77,11 +85,9 @@ options:
       owner:
         description: Whose it is.
         type: str
-        default: root
       group:
         description: The group whose it is.
         type: str
-        default: root
       validate:
         description: A command that ends with an error when the file is not right; V(%s) stands for the file.
         type: str
@@ -126,12 +132,14 @@ def _place(mode: str) -> dict[str, dict[str, object]]:
     return {
         "path": {"type": "path", "required": True},
         "mode": {"type": "str", "default": mode},
-        "owner": {"type": "str", "default": "root"},
-        "group": {"type": "str", "default": "root"},
+        "owner": {"type": "str"},
+        "group": {"type": "str"},
     }
 
 
 SPEC = {
+    "owner": {"type": "str", "default": "root"},
+    "group": {"type": "str", "default": "root"},
     "directories": {"type": "list", "elements": "dict", "default": [], "options": _place("0755")},
     "files": {
         "type": "list",

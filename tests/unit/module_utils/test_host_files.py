@@ -23,8 +23,9 @@ OURS = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.get
 def write(*files: dict[str, Any], directories: tuple[dict[str, Any], ...] = (), check: bool = False) -> dict[str, Any]:
     """The result of the module for these files, which belong to whoever runs the test."""
     parameters: dict[str, Any] = {
-        "files": [{**OURS, **one, "path": str(one["path"])} for one in files],
-        "directories": [{**OURS, **one, "path": str(one["path"])} for one in directories],
+        **OURS,
+        "files": [{**one, "path": str(one["path"])} for one in files],
+        "directories": [{**one, "path": str(one["path"])} for one in directories],
         "_ansible_check_mode": check,
         "_ansible_diff": True,
     }
@@ -55,6 +56,27 @@ def test_what_is_missing_is_written_and_the_second_run_changes_nothing(tmp_path:
     assert (mode(tmp_path / "a/b"), mode(tmp_path / "a/b/one"), mode(tmp_path / "a/two")) == (0o700, 0o400, 0o644)
     second = write(*wishes, directories=directories)
     assert (second["changed"], second["changed_paths"], second["diff"]) == (False, [], [])
+
+
+def test_the_directory_of_a_file_need_not_be_named(tmp_path: pathlib.Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        result = write({"path": tmp_path / "a/b/file", "content": "text", "mode": "0600"})
+    finally:
+        os.umask(umask)
+    assert result["changed_paths"] == [str(tmp_path / "a/b"), str(tmp_path / "a/b/file")]
+    assert (mode(tmp_path / "a"), mode(tmp_path / "a/b"), mode(tmp_path / "a/b/file")) == (0o755, 0o755, 0o600)
+
+
+def test_whose_it_is_can_be_said_for_all_and_for_one(tmp_path: pathlib.Path) -> None:
+    """Numbers are taken as names are; those of somebody else need root."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    ids = {"owner": str(os.getuid()), "group": str(os.getgid())}
+    write({"path": one, "content": ""}, {"path": other, "content": "", **ids})
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (one, other)} == {(os.getuid(), os.getgid())}
+    unknown = write({"path": tmp_path / "third", "content": "", "owner": "nobody-of-that-name"})
+    assert "nobody-of-that-name" in unknown["msg"]
+    assert names(tmp_path) == ["one", "other"]
 
 
 def test_only_what_differs_is_replaced_and_told(tmp_path: pathlib.Path) -> None:
@@ -137,7 +159,7 @@ def test_what_looks_like_json_is_written_as_json(tmp_path: pathlib.Path) -> None
     ("wish", "directories", "sentence"),
     [
         ("folder", (), "{path} is no file. Move it away, and run again."),
-        ("missing/file", (), "{path} can't be written: No such file or directory. Name its directory in directories."),
+        ("taken/file", (), "{path} can't be written: Not a directory."),
         ("file", ("taken",), "{directory} is no directory. Move it away, and run again."),
     ],
 )
