@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -136,12 +135,3 @@ def test_keys_are_generated_once_and_gone_when_nobody_names_them(tmp_path: pathl
     assert tool("keys", tmp_path, "a")["removed"] == ["b"]
     tool("keys", tmp_path, "a", "b")
     assert (tmp_path / "b").read_text() != first["b"]
-
-
-def test_who_listens_at_a_port_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        (found,) = tool("listeners", "gateway.service", port, 1)["listeners"]
-    assert found["port"] == port
-    assert "(process " in found["who"]
-    assert tool("listeners", "gateway.service", port)["listeners"] == []

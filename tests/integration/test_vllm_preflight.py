@@ -48,11 +48,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "hub": ({"vllm_hub_url": "hub"}, "vllm_hub_url is not the address of a model hub; write https://HOST"),
     "key_host": ({"vllm_api_key_host": "vllm-9"}, "vllm_api_key_host is vllm-9, and the inventory has no such host"),
     "empty_key_file": ({"vllm_api_key_file": "empty"}, "empty is not usable as an API key: it needs at least 16"),
-    "port_in_use": (
-        {"vllm_port": "taken"},
-        "127.0.0.1 is in use by another program. Stop it",
-    ),
-    "address": ({"vllm_listen_address": "192.0.2.77"}, "vllm_listen_address is 192.0.2.77, and this host has no such"),
+    "port_in_use": ({"vllm_port": "taken"}, "of port_in_use is in use by py"),
+    "address": ({"vllm_listen_address": "192.0.2.77"}, "vllm_listen_address names 192.0.2.77, and address has no such"),
     "relative": ({"vllm_model_source": "directory", "vllm_model_directory": "model"}, "must be the absolute path"),
     "memory": ({"vllm_memory_mib": 33554432}, "Take a larger host or lower vllm_memory_mib"),
     "limit": ({"vllm_cpu_kv_cache_gib": 40}, "needs at least 43008. Raise it, lower vllm_cpu_kv_cache_gib"),

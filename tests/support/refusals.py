@@ -6,51 +6,24 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from support.local_play import run_plays
 
-PLAY = [
-    {
-        "hosts": "all",
-        "gather_facts": False,
-        "tasks": [
-            {
-                "block": [
-                    {
-                        "ansible.builtin.set_fact": {
-                            "service_mgr": "systemd",
-                            "systemd": {"version": 257},
-                            "cacheable": True,
-                        },
-                        "when": "tried_as_if_systemd_ran | default(false)",
-                    },
-                    {
-                        "ansible.builtin.include_role": {
-                            "name": "gpuops.fleet.{{ tried_role }}",
-                            "tasks_from": "{{ tried_entry_point | default('main') }}",
-                        }
-                    },
-                ],
-                "rescue": [
-                    {
-                        "ansible.builtin.copy": {
-                            "content": "{{ ansible_failed_result | to_json }}",
-                            "dest": "{{ playbook_dir }}/{{ inventory_hostname }}.refused",
-                            "mode": "0600",
-                        },
-                        "check_mode": False,
-                    }
-                ],
-            }
-        ],
-    }
-]
+AS_IF_SYSTEMD_RAN = {
+    "ansible.builtin.set_fact": {"service_mgr": "systemd", "systemd": {"version": 257}, "cacheable": True},
+    "when": "tried_as_if_systemd_ran | default(false)",
+}
+WRITE_DOWN = {
+    "ansible.builtin.copy": {
+        "content": "{{ ansible_failed_result | to_json }}",
+        "dest": "{{ playbook_dir }}/{{ inventory_hostname }}.refused",
+        "mode": "0600",
+    },
+    "check_mode": False,
+}
 
 
 def refusals(
@@ -64,22 +37,22 @@ def refusals(
     In check mode: what isn't refused must not deploy here. The environment is that of the tasks. The overrides win over
     the roles' own internal variables, such as a path on the host.
     """
-    variables = {name: {"tried_role": role, **values} for name, (role, values) in hosts.items()}
-    connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    (work / "inventory.json").write_text(json.dumps({"all": {"hosts": variables, "vars": connection}}))
-    (work / "play.json").write_text(json.dumps([{**PLAY[0], "environment": environment}]))
-    done = subprocess.run(
-        [
-            *(pathlib.Path(sys.executable).parent / "ansible-playbook", "--check"),
-            *("--extra-vars", json.dumps(dict(overrides or {}))),
-            *("--inventory", work / "inventory.json", work / "play.json"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = {name: {"tried_entry_point": "main", "tried_role": role, **of} for name, (role, of) in hosts.items()}
+    # One task each: of a template, Ansible takes one host's entry point for all.
+    tried = [
+        {
+            "ansible.builtin.include_role": {"name": "gpuops.fleet.{{ tried_role }}", "tasks_from": entry_point},
+            "when": f"tried_entry_point == '{entry_point}'",
+        }
+        for entry_point in sorted({str(of["tried_entry_point"]) for of in variables.values()})
+    ]
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "environment": environment,
+        "tasks": [{"block": [AS_IF_SYSTEMD_RAN, *tried], "rescue": [WRITE_DOWN]}],
+    }
+    done = run_plays(work, [play], variables, "--check", "--extra-vars", json.dumps(dict(overrides or {})))
     assert done.returncode == 0, done.stdout + done.stderr
     return work
 

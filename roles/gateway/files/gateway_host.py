@@ -1,9 +1,8 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the role gateway does on its host beyond files and units. Needs nothing but Python, /proc and openssl.
+"""What the role gateway does on its host beyond files and units. Needs nothing but Python and openssl.
 
-    listeners OWN_UNIT PORT…                  who else listens there
     keys DIRECTORY [--dry-run] NAME…          generate what is missing, remove what isn't named
     certificate FILE [--dry-run] NAME…        a self-signed one with its key, where none is usable
     server SOCKET NAME ready|drain SECONDS    take a server out of the balance and wait for its requests, or back
@@ -19,7 +18,6 @@ import ipaddress
 import json
 import os
 import pathlib
-import re
 import secrets
 import socket
 import string
@@ -34,35 +32,10 @@ CERTIFICATE_DAYS = 825
 RENEWED_BEFORE_SECONDS = 30 * 86400
 # By this a certificate is known as one that this role signed itself, so that a given one is never taken for it.
 ORGANISATION = "gpuops.fleet gateway (self-signed)"
-LISTENING = "0A"
 
 
 class Problem(Exception):
     """A sentence for people."""
-
-
-def listeners(own_unit: str, *ports: str) -> dict[str, Any]:
-    """Who listens at these TCP ports, other than processes of our own unit."""
-    inodes: dict[str, int] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # no IPv6
-            for line in pathlib.Path(table).read_text(encoding="ascii").splitlines()[1:]:
-                words = line.split()
-                port = int(words[1].rpartition(":")[2], 16)
-                if words[3] == LISTENING and str(port) in ports:
-                    inodes[f"socket:[{words[9]}]"] = port
-    found = dict.fromkeys(inodes.values(), "a process that can't be seen from here")
-    for link in pathlib.Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
-        with contextlib.suppress(OSError):  # ended meanwhile
-            inode, process = os.readlink(link), link.parents[1]
-            if inode in inodes:
-                port = inodes[inode]
-                if own_unit in re.split(r"[/\n]", (process / "cgroup").read_text()):
-                    found.pop(port, None)
-                    inodes = {inode: other for inode, other in inodes.items() if other != port}
-                elif port in found:
-                    found[port] = f"{(process / 'comm').read_text().strip()} (process {process.name})"
-    return {"listeners": [{"port": port, "who": who} for port, who in sorted(found.items())]}
 
 
 def keys(directory: str, *arguments: str) -> dict[str, Any]:
@@ -199,7 +172,7 @@ def _canonical(address: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    commands: dict[str, Any] = {"listeners": listeners, "keys": keys, "certificate": certificate, "server": server}
+    commands: dict[str, Any] = {"keys": keys, "certificate": certificate, "server": server}
     try:
         print(json.dumps(commands[arguments[0]](*arguments[1:])))
     except Problem as problem:
