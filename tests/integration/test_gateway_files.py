@@ -15,11 +15,12 @@ from typing import Any
 from support import gateway_role
 from support.certificates import DAY, pair
 from support.gateway_fixtures import haproxy
+from support.local_play import ROOT
 
 # Fixtures are used by their names.
 __all__ = ["haproxy"]
 
-TOOL = gateway_role.ROOT / "roles/gateway/files/gateway_host.py"
+TOOL = ROOT / "roles/gateway/files/gateway_host.py"
 SERVERS = [
     {"name": "vllm-1", "address": "vllm-1.acme.internal"},
     {"name": "vllm-2", "address": "::1", "port": 8001, "drain": True},

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shlex
 import shutil
@@ -15,15 +14,13 @@ import sys
 from typing import Any
 
 import pytest
-import yaml
+from support.local_play import run_here
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BIN = pathlib.Path(sys.executable).parent
 PLANTED = 'planted-"$key`\\7c'
 UNIT = "gpuops-fleet-sweep-acme-llm"
 
 
-def run_role(work: pathlib.Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+def run_role(work: pathlib.Path, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Write what the role would write to /etc below work instead; nothing is started."""
     fleet = work / "fleet.yml"
     fleet.write_text("plugin: gpuops.fleet.fleet\ndeployment_id: acme-llm\ninstances: []\n")
@@ -33,24 +30,12 @@ def run_role(work: pathlib.Path, *arguments: str, **variables: Any) -> subproces
         "sweep_timer_deployment_id": "acme-llm",
         "sweep_timer_fleet_files": [str(fleet)],
         "sweep_timer_credentials": {"VAST_API_KEY": PLANTED, "RUNPOD_API_KEY": "another"},
-        "sweep_timer_ansible_playbook": str(BIN / "ansible-playbook"),
-        "ansible_python_interpreter": sys.executable,
+        "sweep_timer_ansible_playbook": str(pathlib.Path(sys.executable).parent / "ansible-playbook"),
+        **variables,
     }
-    (work / "values.yml").write_text(yaml.safe_dump(values | variables))
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["gpuops.fleet.sweep_timer"]}]
-    (work / "play.yml").write_text(yaml.safe_dump(play))
-    return subprocess.run(
-        [
-            *(str(BIN / "ansible-playbook"), str(work / "play.yml"), "-e", f"@{work / 'values.yml'}"),
-            *("--tags", "sweep_timer_configure", "--diff", "-v", *arguments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    # Imported: its tags are asked for.
+    role = {"ansible.builtin.import_role": {"name": "gpuops.fleet.sweep_timer"}}
+    return run_here(work, [role], values, "--tags", "sweep_timer_configure")
 
 
 @pytest.fixture(scope="module")

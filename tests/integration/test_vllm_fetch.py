@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.local_play import run_here, step
 from support.planted_hub import COMMIT, MODEL, WANTED, PlantedHub
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKEN = "hf_planted-canary-0123456789"  # noqa: S105 (opens nothing)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the role writes as root, and so does this test")
@@ -38,25 +36,9 @@ def fetch(work: pathlib.Path, hub: PlantedHub, **more: Any) -> subprocess.Comple
         "vllm_data_directory": str(work / "data"),
         "__vllm_directory": str(work / "vllm"),
         "__service_directory": str(work / "vllm"),
-        "ansible_python_interpreter": sys.executable,
         **more,
     }
-    (work / "values.json").write_text(json.dumps(values))
-    step = {"ansible.builtin.include_role": {"name": "gpuops.fleet.vllm", "tasks_from": "fetch"}}
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [step]}]
-    (work / "play.json").write_text(json.dumps(play))
-    return subprocess.run(
-        [
-            *(str(pathlib.Path(sys.executable).parent / "ansible-playbook"), str(work / "play.json")),
-            *("--extra-vars", f"@{work / 'values.json'}", "--diff", "-vvv"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return run_here(work, [step("vllm", "fetch")], values)
 
 
 def test_files_come_with_a_token_that_nobody_sees_and_then_no_more(tmp_path: pathlib.Path, hub: PlantedHub) -> None:

@@ -19,6 +19,7 @@ from support import debian_program, gateway_role
 from support.fake_upstream import Upstream
 from support.free_port import free_port
 from support.gateway_role import Gateway
+from support.local_play import ROOT
 
 INTERNAL = "planted-internal-key-5e11"
 PRODUCER, REPORT, BENCH = "planted-key-of-producer-41", "planted-key-of-report-42aa", "planted-key-of-bench-43bbb"
@@ -119,7 +120,7 @@ def refused(address: tuple[str, int], source: str) -> bool:
 def tool(gateway: Gateway, server: str, state: str, seconds: int = 30) -> dict[str, Any]:
     done = subprocess.run(
         [
-            *(sys.executable, str(gateway_role.ROOT / "roles/gateway/files/gateway_host.py")),
+            *(sys.executable, str(ROOT / "roles/gateway/files/gateway_host.py")),
             *("server", str(gateway.work / "run" / "admin.sock"), server, state, str(seconds)),
         ],
         capture_output=True,

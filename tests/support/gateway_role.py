@@ -16,14 +16,11 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from support import debian_program
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from support import debian_program, local_play
 
 
 def haproxy() -> str:
@@ -43,26 +40,10 @@ def run_step(work: pathlib.Path, step: str, variables: dict[str, Any]) -> subpro
         # Only this step writes, and validates, what it reads.
         **({"__gateway_haproxy": haproxy()} if step == "configure" else {}),
         "gateway_tls_names": ["localhost", "127.0.0.1", "::1"],
-        "ansible_python_interpreter": sys.executable,
         **variables,
     }
     (work / "run").mkdir(exist_ok=True)
-    (work / "values.json").write_text(json.dumps(values))
-    task = {"ansible.builtin.include_role": {"name": "gpuops.fleet.gateway", "tasks_from": step}}
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
-    (work / "play.json").write_text(json.dumps(play))
-    return subprocess.run(
-        [
-            *(str(pathlib.Path(sys.executable).parent / "ansible-playbook"), str(work / "play.json")),
-            *("--extra-vars", f"@{work / 'values.json'}", "--diff", "-vvv"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return local_play.run_here(work, [local_play.step("gateway", step)], values)
 
 
 class Gateway:

@@ -33,3 +33,21 @@ def run_plays(
         check=False,
         timeout=300,
     )
+
+
+def run_here(
+    work: pathlib.Path, tasks: list[dict[str, Any]], values: Mapping[str, Any], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """These tasks, as talkative as Ansible can be. The values win over the roles' own internal variables."""
+    (work / "values.json").write_text(json.dumps(values))
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": tasks}
+    talkative = ("--extra-vars", f"@{work / 'values.json'}", "--diff", "-vvv")
+    return run_plays(work, [play], {"localhost": {}}, *talkative, *options)
+
+
+def step(role: str, name: str, **variables: Any) -> dict[str, Any]:
+    """One step of a role, as a task."""
+    return {
+        "ansible.builtin.include_role": {"name": f"gpuops.fleet.{role}", "tasks_from": name},
+        "vars": variables,
+    }

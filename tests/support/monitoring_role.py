@@ -7,16 +7,15 @@ judge and run them: those of this machine, else of Debian's packages, unpacked a
 from __future__ import annotations
 
 import grp
-import json
 import os
 import pathlib
 import pwd
 import shutil
 import subprocess
-import sys
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from support.local_play import run_here, step
+
 PACKAGES = {
     "prometheus": ("prometheus", "promtool"),
     "prometheus-alertmanager": ("prometheus-alertmanager", "amtool"),
@@ -74,28 +73,7 @@ def run_steps(
         "__monitoring_owner": user,
         "__monitoring_user": user,
         "__monitoring_group": group,
-        "ansible_python_interpreter": sys.executable,
         **variables,
     }
-    (work / "values.json").write_text(json.dumps(values))
-    tasks = [
-        {
-            "ansible.builtin.include_role": {"name": "gpuops.fleet.monitoring", "tasks_from": step},
-            "vars": {"__monitoring_packages": packages},
-        }
-        for step, packages in steps or ALL_STEPS
-    ]
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
-    (work / "play.json").write_text(json.dumps(play))
-    return subprocess.run(
-        [
-            *(str(pathlib.Path(sys.executable).parent / "ansible-playbook"), str(work / "play.json")),
-            *("--extra-vars", f"@{work / 'values.json'}", "--diff", "-vvv"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    tasks = [step("monitoring", name, __monitoring_packages=packages) for name, packages in steps or ALL_STEPS]
+    return run_here(work, tasks, values)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import json
 import os
@@ -23,7 +24,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Container(NamedTuple):
 class Host(NamedTuple):
     listeners: list[Listener]
     processes: Mapping[str, list[Process]]
-    # None where Docker does not answer.
-    containers: list[Container] | None
+    # Asked once, and only about a port that the unit itself doesn't have; None where Docker does not answer.
+    containers: Callable[[], list[Container] | None]
 
 
 def problems(host: str, wanted: Iterable[Mapping[str, Any]], proc: pathlib.Path = PROC) -> list[str]:
@@ -151,14 +152,15 @@ def holder(listener: Listener, unit: str, there: Host) -> str:
     processes = sorted(there.processes.get(listener.socket, []))
     if any(unit in re.split(r"[/\n]", process.groups) for process in processes):
         return ""
-    for container in there.containers or ():
+    containers = there.containers()
+    for container in containers or ():
         publishes = any(port == listener.port and meet(at, listener.address) for at, port in container.published)
         if publishes or any(container.id in process.groups for process in processes):
             own = os.path.realpath(f"/opt/{unit.removesuffix('.service')}")
             is_own = container.directory and os.path.realpath(container.directory) == own
             return "" if is_own else f"the container {container.name}"
     # Only root sees who has a socket, and only Docker knows for which container it listens.
-    of_docker = there.containers is None and any(process.name in DOCKER for process in processes)
+    of_docker = containers is None and any(process.name in DOCKER for process in processes)
     if (of_docker or (not processes and os.geteuid() != 0)) and is_running(unit):
         return ""
     if not processes:
@@ -179,7 +181,7 @@ def look(ports: set[int], proc: pathlib.Path) -> Host:
                 place = link.parents[1]
                 process = Process(int(place.name), (place / "comm").read_text().strip(), (place / "cgroup").read_text())
                 processes.setdefault(name, []).append(process)
-    return Host(listeners, processes, containers() if sockets else [])
+    return Host(listeners, processes, functools.cache(running_containers))
 
 
 def listening(table: pathlib.Path, ports: set[int]) -> Iterator[Listener]:
@@ -195,7 +197,7 @@ def listening(table: pathlib.Path, ports: set[int]) -> Iterator[Listener]:
                 yield Listener(mapped or address, int(port, 16), f"socket:[{words[9]}]")
 
 
-def containers() -> list[Container] | None:
+def running_containers() -> list[Container] | None:
     """Those that run; None where Docker does not answer."""
     known = _answer("docker", "ps", "--quiet", "--no-trunc")
     ids = (known or "").split()
