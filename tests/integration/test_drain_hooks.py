@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from support.local_play import run_here
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the hooks belong to root, and only root can make that so")
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 STRANGERS = ["60-kafka-mine", "60-mongodb", "README"]
 
 
@@ -51,22 +48,7 @@ def test_one_hook_of_a_service_stands_there_until_the_service_goes(tmp_path: pat
         *step(5, wanted=False, check=True),
         *step(5, wanted=False),
     ]
-    play = [{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]
-    (tmp_path / "play.yml").write_text(json.dumps(play))
-    done = subprocess.run(
-        [
-            str(pathlib.Path(sys.executable).parent / "ansible-playbook"),
-            str(tmp_path / "play.yml"),
-            "-e",
-            json.dumps({"__service_drain_directory": str(tmp_path / "drain.d")}),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run_here(tmp_path, tasks, {"__service_drain_directory": str(tmp_path / "drain.d")})
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [text.split() for text in (tmp_path / "seen").read_text().split(".\n")]
     assert seen == [

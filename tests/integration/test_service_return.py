@@ -9,15 +9,14 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from support.local_play import ROOT, run_here, step
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOOD, BAD = "acme/tiny:1.0.0", "acme/tiny:2.0.0"
 # What was started is what the Compose file said then; the image 1.0.0 gets healthy, others don't.
 ENGINE = """\
@@ -68,13 +67,11 @@ class Tiny:
         (self.work / "compose.yaml").write_text(f"image: {image}\n")
 
     def start(self) -> None:
-        subprocess.run([self.work / "bin/systemctl", "restart"], env=self._environment(), check=True)
+        path = f"{self.work / 'bin'}:{os.environ['PATH']}"
+        subprocess.run([self.work / "bin/systemctl", "restart"], env={**os.environ, "PATH": path}, check=True)
         (self.work / "restarts").unlink()
 
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PATH": f"{self.work / 'bin'}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
-
-    def run(self, step: str, role: str = "service", **more: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, role: str = "service", **more: Any) -> subprocess.CompletedProcess[str]:
         values = {
             "service_name": "tiny",
             "service_compose_template": "tiny.j2",
@@ -82,23 +79,9 @@ class Tiny:
             "service_return_to_last_good": True,
             "__service_tools": str(self.work / "tools"),
             "__service_directory": str(self.work),
-            "ansible_python_interpreter": sys.executable,
             **more,
         }
-        (self.work / "values.json").write_text(json.dumps(values))
-        task = {"ansible.builtin.include_role": {"name": f"gpuops.fleet.{role}", "tasks_from": step}}
-        play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
-        (self.work / "play.json").write_text(json.dumps(play))
-        program = str(pathlib.Path(sys.executable).parent / "ansible-playbook")
-        return subprocess.run(
-            [program, str(self.work / "play.json"), "--extra-vars", f"@{self.work / 'values.json'}"],
-            cwd=ROOT,
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        return run_here(self.work, [step(role, name)], values, programs=self.work / "bin")
 
     def runs(self) -> str:
         return (self.work / "running").read_text().strip()

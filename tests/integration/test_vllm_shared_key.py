@@ -10,11 +10,10 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
+from support.local_play import run_plays
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 KEEPER, OTHER = "vllm-1", "vllm-2"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the role writes as root, and so does this test")
@@ -23,8 +22,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the role writes as ro
 def take_key(work: pathlib.Path) -> subprocess.CompletedProcess[str]:
     """The step of the role for the other host, of which nobody answers: all that is done is done on the keeper."""
     hosts = {
-        KEEPER: {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
-        OTHER: {"ansible_host": "127.0.0.1", "ansible_port": 1},
+        KEEPER: {},
+        OTHER: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
     }
     values = {
         "vllm_api_key_host": KEEPER,
@@ -46,22 +45,9 @@ def take_key(work: pathlib.Path) -> subprocess.CompletedProcess[str]:
         "no_log": True,
     }
     tasks = [{"ansible.builtin.include_role": role}, seen]
-    (work / "play.json").write_text(json.dumps([{"hosts": OTHER, "gather_facts": False, "tasks": tasks}]))
-    (work / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts}}))
     (work / "values.json").write_text(json.dumps(values))
-    return subprocess.run(
-        [
-            *(str(pathlib.Path(sys.executable).parent / "ansible-playbook"), str(work / "play.json")),
-            *("--inventory", str(work / "inventory.json"), "--extra-vars", f"@{work / 'values.json'}"),
-            *("--diff", "-vvv"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    play = {"hosts": OTHER, "gather_facts": False, "tasks": tasks}
+    return run_plays(work, [play], hosts, "--extra-vars", f"@{work / 'values.json'}", "--diff", "-vvv")
 
 
 def test_whoever_comes_first_makes_the_key_on_the_host_that_keeps_it(tmp_path: pathlib.Path) -> None:

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import pwd
 import subprocess
-import sys
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from support.local_play import run_here, step
 
 # A rented machine on which everything is as it should be.
 MACHINE: dict[str, Any] = {
@@ -86,29 +84,12 @@ def play(
     """These files of the role's tasks over a host with these answers; programs comes before PATH."""
     values = {
         **places(work),
-        "ansible_python_interpreter": sys.executable,
         # Nothing is asked of this machine.
         "__hardening_program_text": "",
         "__hardening_seen": seen,
         **variables,
     }
-    (work / "values.json").write_text(json.dumps(values))
     facts = {"distribution": "Ubuntu", "service_mgr": "systemd", "user_uid": 0, "user_id": "root"}
     tasks: list[dict[str, Any]] = [{"ansible.builtin.set_fact": {**facts, "cacheable": True}}]
-    for step in steps:
-        tasks.append({"ansible.builtin.include_role": {"name": "gpuops.fleet.hardening", "tasks_from": step}})
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
-    (work / "play.json").write_text(json.dumps(play))
-    return subprocess.run(
-        [
-            *(str(pathlib.Path(sys.executable).parent / "ansible-playbook"), str(work / "play.json")),
-            *("--extra-vars", f"@{work / 'values.json'}", "--diff"),
-            *(["--check"] if check else []),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": f"{programs}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    tasks += [step("hardening", name) for name in steps]
+    return run_here(work, tasks, values, *(["--check"] if check else []), programs=programs)

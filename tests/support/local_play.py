@@ -17,9 +17,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run_plays(
-    work: pathlib.Path, plays: list[dict[str, Any]], hosts: Mapping[str, Mapping[str, Any]], *options: str
+    work: pathlib.Path,
+    plays: list[dict[str, Any]],
+    hosts: Mapping[str, Mapping[str, Any]],
+    *options: str,
+    programs: pathlib.Path | str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """These plays, for hosts with these variables. The options are those of ansible-playbook; work is a directory."""
+    """These plays, for hosts with these variables.
+
+    The options are those of ansible-playbook; work is a directory; programs is one that comes before PATH.
+    """
     connection = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     (work / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": connection}}))
     (work / "play.json").write_text(json.dumps(plays))
@@ -27,7 +34,12 @@ def run_plays(
     return subprocess.run(
         [program, "--inventory", work / "inventory.json", work / "play.json", *options],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml"},
+        env={
+            **os.environ,
+            **({"PATH": f"{programs}:{os.environ['PATH']}"} if programs else {}),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_INVENTORY_ENABLED": "ansible.builtin.yaml",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -36,13 +48,17 @@ def run_plays(
 
 
 def run_here(
-    work: pathlib.Path, tasks: list[dict[str, Any]], values: Mapping[str, Any], *options: str
+    work: pathlib.Path,
+    tasks: list[dict[str, Any]],
+    values: Mapping[str, Any],
+    *options: str,
+    programs: pathlib.Path | str = "",
 ) -> subprocess.CompletedProcess[str]:
     """These tasks, as talkative as Ansible can be. The values win over the roles' own internal variables."""
     (work / "values.json").write_text(json.dumps(values))
     play = {"hosts": "localhost", "gather_facts": False, "tasks": tasks}
     talkative = ("--extra-vars", f"@{work / 'values.json'}", "--diff", "-vvv")
-    return run_plays(work, [play], {"localhost": {}}, *talkative, *options)
+    return run_plays(work, [play], {"localhost": {}}, *talkative, *options, programs=programs)
 
 
 def step(role: str, name: str, **variables: Any) -> dict[str, Any]:
