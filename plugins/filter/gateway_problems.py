@@ -48,7 +48,6 @@ _value:
   elements: str
 """
 
-import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +55,7 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.gpuops.fleet.plugins.filter.gateway_keys import key_lines
-from ansible_collections.gpuops.fleet.plugins.module_utils import _source_ranges
+from ansible_collections.gpuops.fleet.plugins.module_utils import _settings, _source_ranges
 
 # What HAProxy itself needs, and what one connection can take: two buffers of 16 KiB, TLS, and the same to a server.
 MEMORY_BESIDE_CONNECTIONS_MIB = 96
@@ -76,9 +75,6 @@ LIMITS: dict[str, tuple[int, int, str]] = {
 }
 CIDR_LISTS = ("allowed_cidrs", "metrics_allowed_cidrs", "rate_limit_exempt_cidrs")
 SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-HOST_NAME = re.compile(
-    r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
-)
 KEY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 KEY = re.compile(r"[!-~]{16,512}")
 ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
@@ -93,22 +89,6 @@ def gateway_problems(
     return found + list(_keys(keys, keys_file, keys_text))
 
 
-def whole_number(value: Any) -> int | None:
-    """None for what is none; text counts, as it comes from the command line."""
-    try:
-        return None if isinstance(value, (bool, float)) else int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _servers(settings: Mapping[str, Any]) -> Iterator[str]:
     if "servers" not in settings:
         return
@@ -117,16 +97,13 @@ def _servers(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "gateway_servers is empty: name at least one vLLM server, as {name: vllm-1, address: 10.0.0.5}."
     for server in servers:
         name, address = str(server.get("name", "")), str(server.get("address", ""))
-        port = whole_number(server.get("port", 8000))
         if not SERVER_NAME.fullmatch(name):
             yield f"gateway_servers: '{name}' can't be a server's name; use up to 63 letters, digits, '.', '_' or '-'."
-        if not (is_address(address) or HOST_NAME.fullmatch(address)):
+        if not _settings.is_host(address):
             yield f"gateway_servers: the address of {name} is '{address}'; it must be a host name or an address."
-        if port is None or not 1 <= port <= 65535:
+        if _settings.port(server.get("port", 8000)) is None:
             yield f"gateway_servers: the port of {name} is {server.get('port')}; it must be between 1 and 65535."
-    for name, times in Counter(str(server.get("name", "")) for server in servers).items():
-        if times > 1:
-            yield f"gateway_servers: {times} servers are named {name}; give each its own name."
+    yield from _settings.repeated("gateway_servers", "servers", (server.get("name", "") for server in servers))
     if servers and all(boolean(server.get("drain") or False) for server in servers):
         yield "gateway_servers: all servers have drain: true, so nobody would be served; leave at least one."
 
@@ -141,41 +118,21 @@ def _networks(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _listening(settings: Mapping[str, Any]) -> Iterator[str]:
-    taken: dict[int, str] = {}
-    for option in ("https_port", "http_port", "metrics_port"):
-        if option not in settings:
-            continue
-        port, lowest = whole_number(settings[option]), 0 if option == "http_port" else 1
-        if port is None or not lowest <= port <= 65535:
-            none = " (or 0 for none)" if lowest == 0 else ""
-            yield f"gateway_{option} is {settings[option]}; it must be between 1 and 65535{none}."
-        elif port in taken:
-            yield f"gateway_{option} and gateway_{taken[port]} are both {port}; give each its own port."
-        elif port:
-            taken[port] = option
+    yield from _settings.ports("gateway", settings, ("https_port", "http_port", "metrics_port"), optional="http_port")
     addresses = settings.get("addresses", ["*"])
     if not addresses:
         yield 'gateway_addresses is empty: name addresses of this host, or "*" for all.'
-    metrics = settings.get("metrics_address", "*")
-    listed = [("addresses", str(one)) for one in addresses] + [("metrics_address", str(metrics))]
-    for option, address in listed:
-        if address != "*" and not is_address(address.removeprefix("[").removesuffix("]")):
-            yield f'gateway_{option}: {address} is no address; write one of this host\'s, "[::]" or "*".'
-        elif ":" in address and not address.startswith("["):
-            yield f"gateway_{option}: an address of IPv6 needs brackets here; write [{address}]."
+    listed = [("addresses", str(one)) for one in addresses]
+    for option, address in [*listed, ("metrics_address", str(settings.get("metrics_address", "*")))]:
+        if address != "*":
+            yield from _settings.listening_address(f"gateway_{option}", address, '"[::]" or "*"')
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[str]:
-    good: dict[str, int] = {}
-    for option, (smallest, largest, unit) in LIMITS.items():
-        if option not in settings:
-            continue
-        number = whole_number(settings[option])
-        if number is None or not smallest <= number <= largest:
-            yield f"gateway_{option} is {settings[option]}; it must be between {smallest} and {largest} {unit}."
-        else:
-            good[option] = number
-    connections, memory = good.get("max_connections"), good.get("memory_mib")
+    yield from _settings.numbers("gateway", settings, LIMITS)
+    connections, memory = (
+        _settings.within(settings.get(option), *LIMITS[option][:2]) for option in ("max_connections", "memory_mib")
+    )
     if connections and memory:
         needed = MEMORY_BESIDE_CONNECTIONS_MIB + -(-connections * MEMORY_OF_A_CONNECTION_KIB // 1024)
         if memory < needed:
@@ -190,7 +147,7 @@ def _names(settings: Mapping[str, Any]) -> Iterator[str]:
     if not names:
         yield "gateway_tls_names is empty: a self-signed certificate needs a name or an address that it is good for."
     for name in names:
-        if not (is_address(str(name)) or HOST_NAME.fullmatch(str(name))):
+        if not _settings.is_host(str(name)):
             yield f"gateway_tls_names: '{name}' is neither a host name nor an address."
 
 

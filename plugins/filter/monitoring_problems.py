@@ -39,7 +39,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.filter.gateway_problems import HOST_NAME, is_address, whole_number
+from ansible_collections.gpuops.fleet.plugins.module_utils import _settings
 
 # Name: smallest, largest, unit.
 LIMITS: dict[str, tuple[int, int, str]] = {
@@ -97,9 +97,9 @@ def _targets(settings: Mapping[str, Any]) -> Iterator[str]:
         if not HOST.fullmatch(str(target.get("host", ""))):
             yield f"{where}: '{target.get('host', '')}' can't be the name of a host, as vllm-1 is."
         address = str(target.get("address", ""))
-        if not (is_address(address) or HOST_NAME.fullmatch(address)):
+        if not _settings.is_host(address):
             yield f"{where}: the address is '{address}'; it must be a host name or an address."
-        if (port := whole_number(target.get("port"))) is None or not 1 <= port <= 65535:
+        if _settings.port(target.get("port")) is None:
             yield f"{where}: the port is {target.get('port', 'missing')}; it must be between 1 and 65535."
         if target.get("scheme", "http") not in ("http", "https"):
             yield f"{where}: the scheme is '{target['scheme']}'; it must be http or https."
@@ -127,9 +127,7 @@ def _relays(settings: Mapping[str, Any]) -> Iterator[str]:
             )
         if relay.get("bearer_token_file") and not FILE.fullmatch(str(relay["bearer_token_file"])):
             yield f"{where}: bearer_token_file must be the absolute path of a file on the host."
-    for name, times in Counter(str(relay.get("name", "")) for relay in relays).items():
-        if times > 1:
-            yield f"monitoring_exporter_relays: {times} relays are named {name}; give each its own name."
+    yield from _settings.repeated("monitoring_exporter_relays", "relays", (relay.get("name", "") for relay in relays))
 
 
 def _webhooks(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -151,7 +149,7 @@ def _is_url(value: Any, schemes: tuple[str, ...], query: bool = False) -> bool:
         return False
     return (
         parts.scheme in schemes
-        and (is_address(host) or bool(HOST_NAME.fullmatch(host)))
+        and _settings.is_host(host)
         and port != 0
         and "@" not in parts.netloc
         and not parts.fragment
@@ -162,29 +160,15 @@ def _is_url(value: Any, schemes: tuple[str, ...], query: bool = False) -> bool:
 
 def _listening(settings: Mapping[str, Any]) -> Iterator[str]:
     for option in (name for name in ADDRESSES if name in settings):
-        address = str(settings[option])
-        if ":" in address and not address.startswith("["):
-            yield f"monitoring_{option}: an address of IPv6 needs brackets here; write [{address}]."
-        elif not is_address(address.removeprefix("[").removesuffix("]")):
-            yield f"monitoring_{option}: {address} is no address; write one of this host's, or 0.0.0.0 for all."
-    taken: dict[int, str] = {}
-    for option in (name for name in PORTS if name in settings):
-        port = whole_number(settings[option])
-        if port is None or not 1 <= port <= 65535:
-            yield f"monitoring_{option} is {settings[option]}; it must be between 1 and 65535."
-        elif port in taken:
-            yield f"monitoring_{taken[port]} and monitoring_{option} are both {port}; give each its own port."
-        else:
-            taken[port] = option
+        yield from _settings.listening_address(f"monitoring_{option}", str(settings[option]), "or 0.0.0.0 for all")
+    yield from _settings.ports("monitoring", settings, PORTS)
 
 
 def _numbers(settings: Mapping[str, Any]) -> Iterator[str]:
-    for option, (smallest, largest, unit) in LIMITS.items():
-        if option in settings:
-            number = whole_number(settings[option])
-            if number is None or not smallest <= number <= largest:
-                yield f"monitoring_{option} is {settings[option]}; it must be between {smallest} and {largest} {unit}."
-    interval, window = (whole_number(settings.get(name)) for name in ("interval_seconds", "window_seconds"))
+    yield from _settings.numbers("monitoring", settings, LIMITS)
+    interval, window = (
+        _settings.within(settings.get(option), *LIMITS[option][:2]) for option in ("interval_seconds", "window_seconds")
+    )
     if interval and window and window < 4 * interval:
         yield (
             f"monitoring_window_seconds is {window}; with monitoring_interval_seconds {interval} it must be at least "

@@ -63,7 +63,7 @@ def test_good_settings_are_taken() -> None:
         ({"https_port": 70000}, "gateway_https_port is 70000; it must be between 1 and 65535."),
         ({"https_port": 0}, "gateway_https_port is 0; it must be between 1 and 65535."),
         ({"http_port": -1}, "gateway_http_port is -1; it must be between 1 and 65535 (or 0 for none)"),
-        ({"http_port": 443}, "gateway_http_port and gateway_https_port are both 443"),
+        ({"http_port": 443}, "gateway_https_port and gateway_http_port are both 443"),
         ({"addresses": []}, "gateway_addresses is empty"),
         ({"addresses": ["eth0"]}, "gateway_addresses: eth0 is no address"),
         ({"metrics_address": "::1"}, "gateway_metrics_address: an address of IPv6 needs brackets here; write [::1]"),
