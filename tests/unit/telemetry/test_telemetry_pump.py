@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from gpuops_telemetry.batch import sort_messages
 from gpuops_telemetry.dead_letters import DeadLetter, Offsets
 from gpuops_telemetry.events import TOKEN_USAGE_TOPIC
 from gpuops_telemetry.progress import LOOK_SECONDS, STRIKES, StuckError
-from gpuops_telemetry.pump import Pump, sort_messages
+from gpuops_telemetry.pump import Pump
 from gpuops_telemetry.state import ProcessorState
 from gpuops_telemetry.store import StoreUnavailableError, WriteResult
 from hypothesis import HealthCheck, given, settings
