@@ -16,7 +16,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Marker, Offer, Request
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import (
     gcp_wire,
-    runpod,
+    runpod_wire,
     tensordock_offers,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai_wire as wire
@@ -154,7 +154,7 @@ class Runpod(Cloud):
         return runpod_emulator.make(self.world)
 
     def stored_marker(self, rental: Rental) -> str:
-        return str(rental.wire["env"].get(runpod.MARKER_VARIABLE))
+        return str(rental.wire["env"].get(runpod_wire.MARKER_VARIABLE))
 
     def is_stopped(self, rental: Rental) -> bool:
         return rental.status == "EXITED"
@@ -166,7 +166,7 @@ class Runpod(Cloud):
         return self._rent({"name": name, "image": "x"})
 
     def rent_as_we_do(self, marker: str) -> Rental:
-        env = {runpod.MARKER_VARIABLE: marker}
+        env = {runpod_wire.MARKER_VARIABLE: marker}
         return self._rent({"name": marker, "image": self.wish["image"], "disk": 50, "env": env})
 
     def _rent(self, body: dict[str, Any]) -> Rental:

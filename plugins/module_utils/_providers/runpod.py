@@ -11,24 +11,19 @@ is said here about the API comes from its published v2 specification of 2026-08 
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from datetime import datetime
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _fingerprints, _gpus, _marker, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._ending import Ending, Left
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
-    Endpoint,
     Instance,
     Marker,
     Offer,
     Request,
-    Runtime,
     Status,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
@@ -36,34 +31,21 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     CONSOLES,
     AuthError,
     InvalidRequest,
-    NoCapacity,
     ProviderError,
     ProviderUnavailable,
-    QuotaError,
     not_ours,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_billing, runpod_secrets
-from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_wire as wire
+from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Transport
 
-NAME = "runpod"
+NAME = wire.PROVIDER
 DEFAULT_PROXY_URL = "https://{id}-{port}.proxy.runpod.net"
-MARKER_VARIABLE = "GPUFLEET_MARKER"
-OWNER_VARIABLE = "GPUFLEET_OWNER"  # only of what a job rented
 CLOUDS = ("SECURE", "COMMUNITY")
 PAGE_SIZE = 1000
 CONSOLE = CONSOLES[NAME]
 LOG_LINES, LOG_SECONDS = 100, 5.0
 _ID = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
-_SOLD_OUT = "no longer any instances available"
-
-_STATUS = {
-    "PROVISIONING": Status.PENDING,
-    "STARTING": Status.PENDING,
-    "RUNNING": Status.RUNNING,
-    "EXITED": Status.STOPPED,
-    "ERROR": Status.FAILED,
-    "TERMINATED": Status.TERMINATING,
-}
 
 
 def make(settings: Mapping[str, Any]) -> RunpodProvider:
@@ -94,7 +76,7 @@ class RunpodProvider:
             headers = {"Authorization": f"Bearer {self._account.key}"}
             limiter = _rate_limit.Limiter(self._account)
             self._connection = Transport(
-                NAME, self._account.url, headers, _refusal, pace=limiter.wait, heed=limiter.heed
+                NAME, self._account.url, headers, wire.refusal, pace=limiter.wait, heed=limiter.heed
             )
         return self._connection
 
@@ -117,8 +99,8 @@ class RunpodProvider:
             answers = [(cloud, pool.submit(copy_context().run, ask, cloud)) for cloud in CLOUDS]
         for cloud, answer in answers:
             for entry in answer.result():
-                if _canonical(entry) == query["gpu"]:
-                    found += _offers_of(entry, cloud, count, query.get("regions") or [])
+                if wire.canonical(entry) == query["gpu"]:
+                    found += wire.offers_from(entry, cloud, count, query.get("regions") or [])
         return found
 
     # What was rented -------------------------------------------------------------------------------------------
@@ -131,7 +113,7 @@ class RunpodProvider:
                 fix="Set image, such as 'vllm/vllm-openai:v0.32.0'.",
             )
         references = runpod_secrets.put(self._api, request.marker, request.secret_env)
-        answer = self._api.call("POST", "/pods", body=_wish(request, references))
+        answer = self._api.call("POST", "/pods", body=wire.create_body(request, references))
         created = self._as_instance(answer.body)
         if created is None:  # no look could find it again, so asking once more would only rent another
             raise InvalidRequest(
@@ -183,7 +165,7 @@ class RunpodProvider:
         now = self.get(instance_id)
         wanted = (Status.STOPPED,) if action == "stop" else (Status.RUNNING, Status.PENDING)
         if now is None or now.status not in wanted:
-            raise _refusal(answer)
+            raise wire.refusal(answer)
         return now
 
     def delete(self, instance_id: str) -> bool:
@@ -211,7 +193,7 @@ class RunpodProvider:
     def log(self, instance_id: str, words: str) -> str:
         """What the pod and its machine printed last: only there a failing pull of its image can be seen."""
         events = self._api.stream(f"{_path(instance_id)}/logs", {"tail": LOG_LINES}, LOG_SECONDS)
-        return "\n".join(line for line in map(_log_line, events) if line and words in line)
+        return "\n".join(line for line in map(wire.log_line, events) if line and words in line)
 
     def clean_up(self, deployment_id: str) -> bool:
         """The secrets that an interrupted run left, once no pod of the deployment is left that could want them."""
@@ -238,50 +220,7 @@ class RunpodProvider:
         return instance
 
     def _as_instance(self, pod: Mapping[str, Any]) -> Instance | None:
-        """What the API says of a pod, in our words but for its environment; None when it carries no marker of ours."""
-        marker = _marker_of(pod)
-        if marker is None:
-            return None
-        gpu = pod.get("gpu") or {}
-        direct = (pod.get("ssh") or {}).get("direct")
-        ports = _ports(pod.get("ports") or [])
-        return Instance(
-            provider=NAME,
-            id=pod["id"],
-            marker=marker,
-            status=_STATUS.get(pod["status"], Status.FAILED),
-            runtime=Runtime.CONTAINER,
-            gpu=_canonical(gpu) if gpu else None,
-            gpu_count=int(gpu.get("count") or 0),
-            price_per_hour_usd=pod.get("cost"),
-            running_price_per_hour_usd=pod.get("cost") or None,  # 0 while it is stopped
-            region=pod.get("dataCenterId"),
-            image=pod.get("image"),
-            disk_gib=pod.get("disk"),
-            ports=ports,
-            address=direct["host"] if direct else None,
-            ssh_endpoints=(Endpoint(direct["host"], int(direct["port"])),) if direct else (),
-            ssh_user=direct.get("username") or "root" if direct else "root",
-            urls=tuple(
-                (port, self._proxy_url.format(id=pod["id"], port=port))
-                for port, protocol in ports
-                if protocol == "http"
-            ),
-            interruptible=False,  # this API sells nothing else
-            started_with=str((pod.get("env") or {}).get(_fingerprints.VARIABLE) or ""),
-            created_at=_seconds(pod.get("createdAt")),
-            uptime_seconds=(pod.get("runtime") or {}).get("uptime"),
-            detail=pod["status"],
-        )
-
-
-def _log_line(event: str) -> str:
-    """The line that a server-sent event carries; "" for what is none."""
-    try:
-        told = json.loads(event.removeprefix("data:")) if event.startswith("data:") else {}
-    except ValueError:
-        return ""
-    return str(told.get("line") or "") if isinstance(told, dict) else ""
+        return wire.instance_from(pod, self._proxy_url)
 
 
 def _path(instance_id: str) -> str:
@@ -292,116 +231,3 @@ def _path(instance_id: str) -> str:
             fix="Take one that instance_info shows.",
         )
     return f"/pods/{instance_id}"
-
-
-def _canonical(entry: Mapping[str, Any]) -> str | None:
-    """The name of a type of the catalog in our table; None for one that is not in it."""
-    memory_gb = entry.get("memory")
-    memory_mib = memory_gb * 1024.0 if isinstance(memory_gb, (int, float)) else None
-    return _gpus.identify(entry.get("id")) or _gpus.identify(entry.get("name"), memory_mib)
-
-
-def _offers_of(entry: Mapping[str, Any], cloud: str, count: int, regions: list[str]) -> list[Offer]:
-    price = (entry.get("price") or {}).get(cloud.lower())
-    most = (entry.get("maxCount") or {}).get(cloud.lower()) or 0
-    if not entry.get(cloud.lower()) or entry.get("availability") in (None, "NONE") or count > most:
-        return []
-    stocked = {place["id"]: place for place in entry.get("dataCenters") or [] if place.get("availability") != "NONE"}
-    places: list[str | None] = [None]
-    if regions:  # community machines have no data centre, so no wish for one can be met there
-        wanted = {place.casefold() for place in regions}
-        places = [place for place in stocked if place.casefold() in wanted] if cloud == "SECURE" else []
-    return [
-        Offer(
-            provider=NAME,
-            id="|".join([entry["id"], cloud, place or ""]),
-            gpu=_canonical(entry),
-            gpu_count=count,
-            region=place,
-            runtime=Runtime.CONTAINER,
-            # Of one GPU; the disk of the container costs nothing while the pod runs.
-            price_per_hour_usd=None if price is None else round(price * count, 6),
-        )
-        for place in places
-    ]
-
-
-def _wish(request: Request, references: Mapping[str, str]) -> dict[str, Any]:
-    """The body of the create call."""
-    gpu, cloud, place = request.offer.id.split("|")
-    marker = _marker.encode(request.marker)
-    environment = {**request.env, **references, MARKER_VARIABLE: marker}
-    if request.started_with:
-        environment[_fingerprints.VARIABLE] = request.started_with
-    if request.marker.owner != "fleet":
-        environment[OWNER_VARIABLE] = request.marker.owner
-    if request.ssh_public_key:
-        environment["PUBLIC_KEY"] = request.ssh_public_key
-    body: dict[str, Any] = {
-        "name": marker,
-        "image": request.image,
-        "gpu": {"id": gpu, "count": request.offer.gpu_count},  # without count every create fails as sold out
-        "cloud": cloud,
-        "disk": request.disk_gib,
-        "ports": [f"{port}/{protocol}" for port, protocol in request.ports],
-        "env": environment,
-    }
-    if place:
-        body["dataCenterIds"] = [place]
-    if request.entrypoint is not None:
-        body["entrypoint"] = list(request.entrypoint)
-        body["cmd"] = list(request.args or ())
-    elif request.args is not None:
-        body["args"] = shlex.join(request.args)
-    return body
-
-
-def _marker_of(pod: Mapping[str, Any]) -> Marker | None:
-    """The environment can't be changed without a reset, so it counts; the name only where a list leaves it out."""
-    environment = pod.get("env") or {}
-    return _marker.parse(
-        environment.get(MARKER_VARIABLE) or pod.get("name"), str(environment.get(OWNER_VARIABLE) or "fleet")
-    )
-
-
-def _ports(texts: list[str]) -> tuple[tuple[int, str], ...]:
-    pairs = [text.partition("/") for text in texts]
-    return tuple(sorted((int(port), protocol or "tcp") for port, slash, protocol in pairs))
-
-
-def _seconds(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
-
-
-def _refusal(answer: Answer) -> ProviderError:
-    """An answer of 4xx as an error of the contract. What RunPod calls sold out has no code of its own."""
-    told = answer.body if isinstance(answer.body, Mapping) else {}
-    words = [str(told.get("detail") or told.get("title") or answer.text[:200] or "no reason given")]
-    words += [str(error) for error in told.get("errors") or []]
-    message = f"RunPod refused: {'; '.join(words)}"
-    details: dict[str, Any] = {"provider": NAME, "status": answer.status, "request_id": answer.request_id}
-    if answer.status == 400 and _SOLD_OUT in message:
-        return NoCapacity(message, fix="Another offer is tried, if there is one.", **details)
-    if answer.status == 402:
-        return QuotaError(message, fix="Add credit to the RunPod account.", **details)
-    if answer.status in (401, 403):
-        if "error code: 1010" in answer.text:
-            return ProviderUnavailable(
-                "RunPod's gateway (Cloudflare) refused this client; that says nothing about the key.",
-                fix="Run again from another network, or report it with the request id.",
-                **details,
-            )
-        return AuthError(message, fix="Check RUNPOD_API_KEY and what it may do.", **details)
-    if answer.status == 410:
-        return ProviderUnavailable(
-            "This address of RunPod's API is switched off.",
-            fix=f"Remove api_url and RUNPOD_REST_V2_URL, or set them to {_accounts.APIS[NAME].url}.",
-            **details,
-        )
-    fix = "Correct the option that is named there."
-    if answer.status == 422 and "entrypoint" in message:
-        fix = (
-            "This API can't replace an image's entry point: remove entrypoint. For the role vllm take a vllm_image "
-            "that brings gpufleet_routes.py, and set vllm_image_has_routes: true."
-        )
-    return InvalidRequest(message, fix=fix, **details)

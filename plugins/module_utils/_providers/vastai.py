@@ -36,6 +36,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     missing,
     not_ours,
 )
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai_errors
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai_wire as wire
 from ansible_collections.gpuops.fleet.plugins.module_utils._rate_limit import Interval
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
@@ -78,11 +79,11 @@ class VastaiProvider:
         if self._transport is None:
             account = _accounts.get(self.name, self._settings)
             if not account.key:
-                raise AuthError("There is no API key for vastai.", provider=self.name, fix=wire.KEY_FIX)
+                raise AuthError("There is no API key for vastai.", provider=self.name, fix=vastai_errors.KEY_FIX)
             headers = {"Authorization": f"Bearer {account.key}"}
             limiter = _rate_limit.Limiter(account, _INTERVALS)
             self._transport = Transport(
-                self.name, account.url, headers, wire.refusal, pace=limiter.wait, heed=limiter.heed
+                self.name, account.url, headers, vastai_errors.refusal, pace=limiter.wait, heed=limiter.heed
             )
         return self._transport.call(method, path, **options)
 
@@ -104,7 +105,9 @@ class VastaiProvider:
                 "vastai did not answer a search for offers.", provider=self.name, status=error.status, fix="Run again."
             ) from error
         if answer.status == 404:  # what the search says to a wrong key
-            raise AuthError(wire.refusal(answer).message, provider=self.name, status=404, fix=wire.KEY_FIX)
+            raise AuthError(
+                vastai_errors.refusal(answer).message, provider=self.name, status=404, fix=vastai_errors.KEY_FIX
+            )
         rows = self._rows(answer, "offers")
         for row in rows:
             bid = wire.bid_of(row)
@@ -139,7 +142,7 @@ class VastaiProvider:
                 status=answer.status,
                 fix="Run again: it looks for what was done first.",
             )
-        refusal = wire.refusal(answer)
+        refusal = vastai_errors.refusal(answer)
         if answer.status == 200 and isinstance(refusal, InvalidRequest):
             # Nothing was wrong with the request: this machine just can't be had at this price.
             raise NoCapacity(
@@ -229,11 +232,11 @@ class VastaiProvider:
 
         def order() -> str | None:
             answer = self._call("DELETE", self._path(instance_id), body={}, accept=(404,))
-            if wire.is_gone(answer):
+            if vastai_errors.is_gone(answer):
                 return None
             if answer.status == 404:
-                raise wire.refusal(answer)
-            return "" if self._succeeded(answer) else wire.refusal(answer).message
+                raise vastai_errors.refusal(answer)
+            return "" if self._succeeded(answer) else vastai_errors.refusal(answer).message
 
         def look() -> Left | None:
             now = self._row(instance_id)
@@ -262,7 +265,7 @@ class VastaiProvider:
         # From loopback too, because an emulator has no TLS.
         if not url.startswith(("https://", "http://127.0.0.1:")):
             return ""
-        store = Transport(self.name, url, {}, wire.refusal)
+        store = Transport(self.name, url, {}, vastai_errors.refusal)
         for _attempt in range(LOG_ATTEMPTS):
             answer = store.call("GET", "", accept=(403, 404))
             if answer.status == 200:
@@ -286,9 +289,9 @@ class VastaiProvider:
         """The provider's description; None only when it says that there is no such instance."""
         answer = self._call("GET", self._path(instance_id), query={"owner": "me"}, accept=(404,))
         if answer.status == 404:
-            if wire.is_gone(answer):
+            if vastai_errors.is_gone(answer):
                 return None
-            raise wire.refusal(answer)
+            raise vastai_errors.refusal(answer)
         self._check(answer, needs_success=False)
         if not isinstance(answer.body, dict) or "instances" not in answer.body:
             raise self._strange("no instance and no word that there is none")
@@ -312,7 +315,7 @@ class VastaiProvider:
     def _check(self, answer: Answer, *, needs_success: bool = True) -> None:
         """HTTP 200 does not mean success: raise what the body says. Questions may leave the word success out."""
         if not self._succeeded(answer, needs_success):
-            raise wire.refusal(answer)
+            raise vastai_errors.refusal(answer)
 
     def _succeeded(self, answer: Answer, needs_success: bool = True) -> bool:
         said = answer.body.get("success") if isinstance(answer.body, dict) else None

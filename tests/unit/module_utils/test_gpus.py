@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod, vastai_wire
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_wire, vastai_wire
 
 # Canonical name: nominal GiB, ids in RunPod's reference, (gpu_name, a memory that such a card reports) at Vast.ai.
 SEEN: dict[str, tuple[int, list[str], list[tuple[str, int]]]] = {
@@ -114,7 +114,7 @@ def test_the_table_has_what_was_seen_and_nothing_else() -> None:
 @pytest.mark.parametrize(("identity", "name"), [(one, name) for name, row in SEEN.items() for one in row[1]])
 def test_ids_of_runpods_catalog(identity: str, name: str) -> None:
     assert _gpus.resolve(identity).name == name
-    assert runpod._canonical({"id": identity, "name": "something new", "memory": SEEN[name][0]}) == name
+    assert runpod_wire.canonical({"id": identity, "name": "something new", "memory": SEEN[name][0]}) == name
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._providers import (
     local_docker,
     local_host,
     runpod,
+    runpod_wire,
     tensordock,
     vastai,
 )
@@ -144,10 +145,10 @@ class Runpod:
         self.provider.create(Request(marker, offer, image="x:1"))
 
     def put(self, text: str) -> None:
-        copy_of(self.template, self.world).wire.update(name=text, env={runpod.MARKER_VARIABLE: text})
+        copy_of(self.template, self.world).wire.update(name=text, env={runpod_wire.MARKER_VARIABLE: text})
 
     def stored(self) -> list[str]:
-        found = [(one.wire["name"], one.wire["env"][runpod.MARKER_VARIABLE]) for one in self.world.alive()]
+        found = [(one.wire["name"], one.wire["env"][runpod_wire.MARKER_VARIABLE]) for one in self.world.alive()]
         assert all(name == variable for name, variable in found)
         return [name for name, _variable in found]
 

@@ -33,7 +33,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
     QuotaError,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod, runpod_wire
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Transport
 from emulators import runpod as emulator
 from emulators.server import serving
@@ -311,7 +311,7 @@ def test_the_owner_of_a_job_comes_back(provider: runpod.RunpodProvider, world: W
     job = rent(provider, marker=replace(MARKER, owner="job:17"))
     fleet = rent(provider)
     assert {one.id: one.marker.owner for one in provider.list()} == {job: "job:17", fleet: "fleet"}
-    assert runpod.OWNER_VARIABLE not in world.rentals[fleet].wire["env"]
+    assert runpod_wire.OWNER_VARIABLE not in world.rentals[fleet].wire["env"]
 
 
 # The bill -----------------------------------------------------------------------------------------------------------

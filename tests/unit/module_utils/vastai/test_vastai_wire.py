@@ -23,7 +23,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     ProviderUnavailable,
     QuotaError,
 )
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai, vastai_wire
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai, vastai_errors, vastai_wire
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer
 from emulators.world import World
 from support.fake_clock import FakeClock
@@ -131,7 +131,7 @@ def test_what_it_costs_now(row: dict[str, Any], price: float | None) -> None:
     ],
 )
 def test_a_refusal_in_our_words(status: int, body: Any, error: type[ProviderError]) -> None:
-    refused = vastai_wire.refusal(Answer(status, body, str(body or "")))
+    refused = vastai_errors.refusal(Answer(status, body, str(body or "")))
     assert refused.code == error.code  # each class has a code of its own
     assert (refused.provider, refused.status) == ("vastai", status)
     assert refused.fix.endswith(".")
