@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpuops_telemetry.events import TOKEN_USAGE_TOPIC, parse_event
+from support.load_program import load_program
 
 SCRIPT = Path(__file__).parents[3] / "playbooks/files/verify/pipeline_probe.py"
-
-
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("pipeline_probe", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Pipeline:
@@ -51,7 +42,7 @@ class Pipeline:
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Pipeline]:
-    probe, pipeline = _load(), Pipeline()
+    probe, pipeline = load_program(SCRIPT), Pipeline()
     monkeypatch.setattr(probe, "Producer", lambda _options: pipeline)
     monkeypatch.setattr(probe, "database", lambda _settings: {"token_usage": pipeline})
     return probe, pipeline

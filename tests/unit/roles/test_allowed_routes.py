@@ -6,24 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from support.load_program import load_program
 
 KEY = "the-right-key-of-the-server"
 FILE = Path(__file__).parents[3] / "roles" / "vllm" / "files" / "gpufleet_routes.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpufleet_routes", FILE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +39,7 @@ def ask(method: str, path: str, *, kind: str = "http", key: str | None = None, *
     scope = {"type": kind, "path": path, "raw_path": path.encode(), "headers": headers, **more}
     if kind == "http":
         scope["method"] = method
-    asyncio.run(load().AllowedRoutes(app)(scope, receive, send))
+    asyncio.run(load_program(FILE).AllowedRoutes(app)(scope, receive, send))
     return ("app" if reached else "list"), sent
 
 

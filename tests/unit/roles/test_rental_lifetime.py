@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vas
 from emulators import vastai
 from emulators.server import serving
 from emulators.world import World
+from support.load_program import load_program
 from support.served_rental import ProcessMachines
 
 ROOT = Path(__file__).parents[3]
@@ -40,12 +40,7 @@ class End(BaseException):
 @pytest.fixture
 def entrypoint(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The file of the role, as the container runs it."""
-    path = ROOT / "roles" / "vllm" / "files" / "rental_entrypoint.py"
-    spec = importlib.util.spec_from_file_location("rental_entrypoint", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: ModuleType = load_program(ROOT / "roles" / "vllm" / "files" / "rental_entrypoint.py")
     monkeypatch.setenv("GPUFLEET_VAST_URL", "https://vast.test")
     monkeypatch.setenv("GPUFLEET_MARKER", _marker.encode(MARKER))
     monkeypatch.setenv("CONTAINER_ID", "17")

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.load_program import load_program
 
 SCRIPT = Path(__file__).parents[4] / "roles/hardening/files/hardening.py"
 OLD, NEW = "PasswordAuthentication yes\n", "# ours\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
@@ -21,16 +21,7 @@ OWN_LINES = (
 )
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("hardening", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-hardening = _load()
+hardening = load_program(SCRIPT)
 
 
 class Server:

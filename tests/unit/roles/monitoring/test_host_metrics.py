@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import pathlib
-import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
+from support.load_program import load_program
 
-FILES = pathlib.Path(__file__).resolve().parents[4] / "roles/monitoring/files"
+SCRIPT = pathlib.Path(__file__).resolve().parents[4] / "roles/monitoring/files/host_metrics.py"
 KEY = "planted-internal-key-77aa"
 PAGE = """# HELP vllm:e2e_request_latency_seconds How long.
 # TYPE vllm:e2e_request_latency_seconds histogram
@@ -31,18 +28,7 @@ python_info{version="3.12"} 1.0
 """
 
 
-def load(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"monitoring_{name}", FILES / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    # Its dataclasses and named tuples look themselves up.
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-METRICS = load("host_metrics")
+METRICS = load_program(SCRIPT)
 
 
 def container(**changed: Any) -> str:
@@ -265,30 +251,3 @@ def test_only_what_is_true_now_stays(tmp_path: pathlib.Path) -> None:
 def test_a_command_that_hangs_is_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METRICS, "COMMAND_TIMEOUT_SECONDS", 0.1)
     assert METRICS.run(["sleep", "60"]).returncode == 124
-
-
-def test_a_port_is_taken_when_somebody_else_listens(capsys: pytest.CaptureFixture[str]) -> None:
-    ports = load("ports")
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        place = f"127.0.0.1:{other.getsockname()[1]}"
-        assert ports.main([f"nothing-of-ours.service={place}"]) == 0
-        assert json.loads(capsys.readouterr().out) == {"taken": [place]}
-    ports.main([f"nothing-of-ours.service={place}"])
-    assert json.loads(capsys.readouterr().out) == {"taken": []}
-
-
-def test_the_port_of_the_unit_itself_is_not_taken(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ports = load("ports")
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        own.listen()
-        port = own.getsockname()[1]
-        words = ["/usr/bin/prometheus", f"--web.listen-address=127.0.0.1:{port}"]
-        monkeypatch.setattr(ports, "own_words", lambda _unit: words)
-        # Also where it shall listen on all addresses from now on.
-        ports.main([f"prometheus.service=127.0.0.1:{port}", f"prometheus.service=[::]:{port}"])
-    assert json.loads(capsys.readouterr().out) == {"taken": []}

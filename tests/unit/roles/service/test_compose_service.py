@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.load_program import load_program
 
 SCRIPT = Path(__file__).parents[4] / "roles/service/files/compose_service.py"
 OWN = (os.getuid(), os.getgid())
@@ -18,16 +18,7 @@ COMPOSE: dict[str, Any] = {
 }
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("compose_service", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-compose_service = _load()
+compose_service = load_program(SCRIPT)
 
 
 class Docker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -11,22 +10,14 @@ from typing import Any
 
 import jinja2
 import pytest
+from support.load_program import load_program
 
 ROLE = Path(__file__).parents[4] / "roles/service"
 SCRIPT = ROLE / "files/env_refresh.py"
 UNIT = ROLE / "templates/env-refresh.service.j2"
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("env_refresh", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-env_refresh = _load()
+env_refresh = load_program(SCRIPT)
 OWN = (os.getuid(), os.getgid())
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="changing owners needs root")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import socket
@@ -14,21 +13,13 @@ from typing import Any
 
 import pytest
 from support.free_port import free_port
+from support.load_program import load_program
 
 SCRIPT = Path(__file__).parents[4] / "roles/service/files/taken_ports.py"
 ID = "7c" * 32
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("taken_ports", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-taken_ports = _load()
+taken_ports = load_program(SCRIPT)
 
 
 class Machine:
@@ -154,7 +145,7 @@ def test_only_who_is_in_the_way_at_the_address_is_named(
 
 def test_what_the_unit_has_is_its_own_at_any_address(machine: Machine) -> None:
     machine.listens("127.0.0.1", 8000, 40, "haproxy", "0::/system.slice/gateway.service\n")
-    assert machine.says(["*"], "gateway.service") == []
+    assert machine.says(["*", "[::]"], "gateway.service") == []
     machine.listens("10.0.0.5", 8000, 41, "nginx")
     assert machine.in_use_by(["*"], "gateway.service") == "nginx (process 41)"
 

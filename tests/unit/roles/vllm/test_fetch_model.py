@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -17,23 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.load_program import load_program
 from support.planted_hub import COMMIT, FILES, MODEL, WANTED, WEIGHTS, PlantedHub
 
 SCRIPT = Path(__file__).parents[4] / "roles/vllm/files/fetch_model.py"
 TOKEN = "hf_planted-canary-0123456789"  # noqa: S105 (opens nothing)
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("fetch_model", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fetch_model"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-fetch_model = _load()
+fetch_model = load_program(SCRIPT)
 
 
 @pytest.fixture
