@@ -9,13 +9,24 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _clock
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Offer, Request
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Offer, Request, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp
 from emulators.world import Rental, World
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFleetFleetFleetFleetFleetFleetFleetFleetFle nobody@nowhere"
 PLANTED = "planted-token-9d3f"
 INSERT, ONE = r"/instances$", r"/instances/[0-9]+$"
+WISH = Wish(
+    "acme-llm",
+    "vllm-1",
+    providers=("gcp",),
+    look_at=("gcp",),
+    gpu="L4",
+    gpu_count=1,
+    lifetime_seconds=8 * 3600,
+    ssh_public_key=KEY,
+    wait="none",
+)
 
 
 def marker(hours: int = 8, **changes: Any) -> Marker:

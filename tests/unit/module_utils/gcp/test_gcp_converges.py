@@ -17,24 +17,13 @@ from typing import Any
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _engine
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import InvalidRequest
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp, gcp_drift, gcp_wire
 from emulators import gcp as emulator
 from emulators.world import Fault, World
-from support.gcp_calls import KEY, marker, orders, query, rent, rental, request
+from support.gcp_calls import WISH, marker, orders, query, rent, rental, request
 
-WISH = Wish(
-    "acme-llm",
-    "vllm-1",
-    providers=("gcp",),
-    look_at=("gcp",),
-    gpu="L4",
-    gpu_count=1,
-    lifetime_seconds=8 * 3600,
-    ssh_public_key=KEY,
-    wait="none",
-)
 OURS = ["gpuops-fleet", "gpuops-fleet-acme-llm"]
 
 

@@ -10,23 +10,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Request, Status, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Request, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, ProviderUnavailable
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp
 from emulators.world import Fault, World
-from support.gcp_calls import KEY, ONE, marker, orders, rent, rental
+from support.gcp_calls import ONE, WISH, marker, orders, rent, rental
 
-WISH = Wish(
-    "acme-llm",
-    "vllm-1",
-    providers=("gcp",),
-    look_at=("gcp",),
-    gpu="L4",
-    gpu_count=1,
-    lifetime_seconds=8 * 3600,
-    ssh_public_key=KEY,
-    wait="none",
-)
 COSTS = r"see https://console\.cloud\.google\.com/compute/instances\) and goes on costing 0\.70[0-9]+ USD per hour"
 
 
