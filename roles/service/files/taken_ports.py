@@ -159,9 +159,9 @@ def holder(listener: Listener, unit: str, there: Host) -> str:
             own = os.path.realpath(f"/opt/{unit.removesuffix('.service')}")
             is_own = container.directory and os.path.realpath(container.directory) == own
             return "" if is_own else f"the container {container.name}"
-    # Only root sees who has a socket, and only Docker knows for which container it listens.
-    of_docker = containers is None and any(process.name in DOCKER for process in processes)
-    if (of_docker or (not processes and os.geteuid() != 0)) and is_running(unit):
+    # Not everybody sees who has a socket, and only Docker knows for which container it listens.
+    is_unknown = not processes or (containers is None and any(process.name in DOCKER for process in processes))
+    if is_unknown and is_running(unit):
         return ""
     if not processes:
         return UNSEEN
@@ -211,6 +211,7 @@ def running_containers() -> list[Container] | None:
             (ipaddress.ip_address(place["HostIp"] or "0.0.0.0"), int(place["HostPort"]))  # noqa: S104 (not bound)
             for inside, places in (read["ports"] or {}).items()
             for place in (places or () if inside.endswith("/tcp") else ())
+            if place["HostPort"]
         ]
         found.append(
             Container(
