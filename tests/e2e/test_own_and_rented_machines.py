@@ -100,12 +100,21 @@ def copied(example: str, work: Path, settings: dict[str, Any], **environment: st
 
 @pytest.fixture
 def server(fleet: Fleet) -> Iterator[Machine]:
-    """The machine, whose model server is the same before and after."""
+    """The machine, whose model server is the same before and after. Its private zone is not asked about peers."""
     service = fleet.service("vllm")
     before = service.container()
     yield service.machine
+    # In place, because here this file is a mount.
+    service.machine.run(
+        "sed '/^# BEGIN peers of/,/^# END peers of/d' /etc/hosts >/run/hosts && cat /run/hosts >/etc/hosts"
+    )
     assert service.container() == before
     assert service.healthy()
+
+
+def named(machine: Machine) -> list[str]:
+    """What the machine's own file says of peers."""
+    return machine.run("sed -n '/^# BEGIN peers of/,/^# END peers of/p' /etc/hosts").splitlines()[1:-1]
 
 
 CHECKS = {f"{NAME}: vllm: {what}" for what in ("health", "refused_without_key", "forbidden_routes", "completion")}
@@ -115,7 +124,9 @@ def test_a_machine_that_somebody_owns_serves_a_model_and_is_left_alone(server: M
     known = server.variables
     place = {name: known[f"ansible_{name}"] for name in ("port", "user")}
     own = copied("ssh", tmp_path, {"address": server.address, "host_key": known["fleet_host_key"], **place})
-    assert own.play("site") == {}
+    assert own.play("site") == {NAME: 1}  # its name among its peers was written
+    assert [line.split()[0] for line in named(server)] == [server.address]
+    assert own.play("prepare") == {}
     report, checks = own.told()
     assert checks >= CHECKS
     assert report["endpoint"]["url"] == "http://127.0.0.1:8000"  # through a tunnel
@@ -160,7 +171,7 @@ def test_a_rented_machine_serves_a_model_and_is_ended(server: Machine, tmp_path:
     with serving(place.make(world), world) as base:
         account = {name: value.format(url=base + place.url_path) for name, value in place.variables.items()}
         rented = copied(provider, tmp_path, place.settings, **account)
-        assert rented.play("site") == {NAME: 1}  # it was rented, and nothing else was to be done
+        assert rented.play("site") == {NAME: 2}  # it was rented and its name written, and nothing else was to be done
         (rental,) = world.alive()
         report, checks = rented.told()
         assert checks >= CHECKS

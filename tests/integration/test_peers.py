@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pathlib
@@ -26,7 +27,7 @@ RENTAL = {
 HOST = {"fleet_peer_name": "vllm-2.acme-llm.internal"}
 PODS = {**RENTAL, "fleet_endpoint_url": "https://pod1-8000.proxy.runpod.net", "fleet_tls_fingerprint": None}
 NAMES = ("url", "host", "tls_fingerprint", "model", "key")
-BEHIND = ("gateway_servers", "gateway_keys", "gateway_given_key", "vllm_listen_address")
+BEHIND = ("gateway_servers", "gateway_keys", "gateway_given_key", "vllm_listen_address", "hosts", "container_hosts")
 
 
 def found(
@@ -185,3 +186,35 @@ def test_of_several_it_is_the_first_in_each_run(tmp_path: pathlib.Path, variable
     names = [f"vllm-{number}" for number in range(1, 30)]
     several = {name: variables or {"fleet_peer_name": f"{name}.acme-llm.internal"} for name in names}
     assert found(tmp_path, several)["host"] == "vllm-1"
+
+
+PLACES = {
+    "processor-1": {"ansible_host": "203.0.113.7"},
+    "kafka-1": {"ansible_host": "2001:db8::7"},
+    "mongo-1": {"ansible_host": "db.example.org"},  # a hosts file takes no names as addresses
+}
+
+
+@pytest.mark.parametrize(
+    ("producer", "written", "in_containers"),
+    [
+        ({"fleet_provider": "gcp"}, True, None),
+        ({}, True, None),  # a machine of one's own
+        ({"fleet_provider": "local"}, False, None),
+        ({"fleet_provider": "gcp", "fleet_hosts_block": False}, False, None),
+        ({"fleet_provider": "gcp", "service_extra_hosts": {"broker": "10.0.0.1"}}, True, {"broker": "10.0.0.1"}),
+    ],
+)
+def test_peers_are_named_where_no_private_zone_knows_them(
+    tmp_path: pathlib.Path, producer: dict[str, Any], written: bool, in_containers: dict[str, str] | None
+) -> None:
+    me = {"producer-1": {"ansible_connection": "local", "ansible_host": "203.0.113.8", **producer}}
+    told = found(tmp_path, {}, producer=me, **{name.partition("-")[0]: {name: PLACES[name]} for name in PLACES})
+    names = {
+        "kafka-1.acme-llm.internal": "2001:db8::7",
+        "processor-1.acme-llm.internal": "203.0.113.7",
+        "producer-1.acme-llm.internal": "203.0.113.8",
+    }
+    expected = names if written else {}
+    assert ast.literal_eval(told["hosts"]) == expected
+    assert ast.literal_eval(told["container_hosts"]) == (expected if in_containers is None else in_containers)

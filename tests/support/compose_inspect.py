@@ -25,7 +25,17 @@ READ = {
 }
 # What the audit doesn't ask for.
 HARMLESS = {
-    *("command", "entrypoint", "env_file", "environment", "logging", "shm_size", "stop_grace_period", "stop_signal"),
+    *(
+        "command",
+        "entrypoint",
+        "env_file",
+        "environment",
+        "extra_hosts",
+        "logging",
+        "shm_size",
+        "stop_grace_period",
+        "stop_signal",
+    ),
     *("tmpfs", "working_dir"),
 }
 

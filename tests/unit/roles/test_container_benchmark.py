@@ -25,10 +25,13 @@ VLLM = {
     "__vllm_start": {"command": ["vllm", "serve", "gpuops/tiny"], "environment": {"HOME": "/cache"}},
     "__vllm_stop_timeout_seconds": 70,
 }
+PEERS = {"service_extra_hosts": {"kafka-1.acme-llm.internal": "203.0.113.7"}}
 # The forms of a template that differ in what the container may do.
 FORMS: dict[str, list[dict[str, Any]]] = {
     "mongodb": [{"mongodb_engine": "mongodb"}, {"mongodb_engine": "ferretdb"}],
-    "producer": [{}, {"producer_gpu_devices": ["nvidia.com/gpu=0"]}],
+    "producer": [{}, {"producer_gpu_devices": ["nvidia.com/gpu=0"]}, PEERS],
+    "processor": [{}, PEERS],
+    "kafka": [{}, PEERS],
     "vllm": [
         VLLM | {"vllm_gpu": True, "vllm_hub_token": "planted"},
         VLLM | {"vllm_gpu": False, "vllm_model_source": "directory", "vllm_model_directory": "/srv/models/tiny"},
@@ -38,7 +41,7 @@ FORMS: dict[str, list[dict[str, Any]]] = {
 
 
 def rendered(template: Path, **planted: Any) -> dict[str, Any]:
-    text = render(template, **{"service_image_reference": DIGEST, **planted})
+    text = render(template, **{"service_image_reference": DIGEST, "service_extra_hosts": {}, **planted})
     return dict(yaml.safe_load(text))
 
 
@@ -50,6 +53,13 @@ def test_what_our_templates_describe_passes(template: Path) -> None:
         for name in compose["services"]:
             found = audit(inspected(project, name, compose), ENGINE, needed_ports=NEEDED_PORTS[project])
             assert found == [], form
+
+
+@pytest.mark.parametrize("project", ["kafka", "processor", "producer"])
+def test_peers_that_no_name_server_knows_are_named_in_who_asks_them(project: str) -> None:
+    template = ROLES / project / "templates" / f"{project}.compose.yaml.j2"
+    assert rendered(template, **PEERS)["services"][project]["extra_hosts"] == PEERS["service_extra_hosts"]
+    assert "extra_hosts" not in rendered(template)["services"][project]
 
 
 @pytest.fixture
