@@ -20,6 +20,7 @@ ORDER = [
     "test_firewall",
     "test_container_audit",
     "test_pull",
+    "test_rolling_upgrade",
     "test_tools",
     "test_pipeline",
     "test_idempotence",

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
+import pathlib
 import socket
 import ssl
 import subprocess
@@ -39,6 +41,11 @@ from support.gateway_role import Gateway
 
 # Fixtures are used by their names.
 __all__ = ["gateway", "haproxy", "source", "upstreams"]
+
+
+def status(gateway: Gateway, server: str) -> str:
+    rows = csv.DictReader(gateway.admin("show stat vllm 4 -1").lstrip("# ").splitlines())
+    return next(row["status"] for row in rows if row["svname"] == server)
 
 
 def test_a_server_that_says_nothing_is_a_clear_error(gateway: Gateway, source: str) -> None:
@@ -103,6 +110,52 @@ def test_a_drain_waits_for_what_runs(gateway: Gateway, upstreams: list[Upstream]
     with pytest.raises(subprocess.CalledProcessError) as refused:
         tool(gateway, "vllm-7", "drain")
     assert "The gateway has no server vllm-7" in refused.value.stderr
+
+
+def test_a_server_that_is_ready_again_is_waited_for_until_it_is_healthy(gateway: Gateway) -> None:
+    """Also one that was found dead while it was drained: what HAProxy says then names no drain."""
+    port = gateway.variables["gateway_servers"][0]["port"]
+    tool(gateway, "vllm-1", "drain")
+    gateway.admin(f"set server vllm/vllm-1 addr 127.0.0.1 port {free_port()}")
+    until(lambda: status(gateway, "vllm-1") == "DOWN", "the drained server is found dead")
+    assert tool(gateway, "vllm-1", "drain")["changed"] is False
+    assert tool(gateway, "vllm-1", "ready", 30, "--dry-run")["changed"] is True
+    comes_back = threading.Timer(2, gateway.admin, (f"set server vllm/vllm-1 addr 127.0.0.1 port {port}",))
+    comes_back.start()
+    try:
+        assert tool(gateway, "vllm-1", "ready")["changed"] is True
+        assert status(gateway, "vllm-1") == "UP"
+    finally:
+        comes_back.join()
+        restore(gateway)
+
+
+def test_what_gateway_servers_drains_stays_drained(gateway: Gateway, upstreams: list[Upstream], source: str) -> None:
+    gateway.admin("set weight vllm/vllm-1 0")  # as `drain: true` does
+    try:
+        assert tool(gateway, "vllm-1", "drain")["changed"] is True
+        assert tool(gateway, "vllm-1", "ready")["changed"] is True
+        before = len(upstreams[0].seen)
+        statuses = {gateway.ask("GET", "/v1/models", key=BENCH, source=source).status for _number in range(6)}
+        assert statuses == {200}
+        assert len(upstreams[0].seen) == before
+    finally:
+        gateway.admin("set weight vllm/vllm-1 100%")
+
+
+def test_nothing_is_done_where_the_gateway_is_not_there_and_nothing_is_changed_in_check_mode(
+    gateway: Gateway, tmp_path: pathlib.Path
+) -> None:
+    assert tool(gateway, "vllm-7", "drain", 30, "--if-there") == {"changed": False, "was": ""}
+    values = {"gateway_server_name": "vllm-1", "gateway_server_state": "drain"}
+    nobody = gateway_role.run_step(tmp_path, "server", values)
+    assert "HAProxy does not answer at" in nobody.stdout
+    nobody = gateway_role.run_step(tmp_path, "server", {**values, "gateway_server_if_there": True})
+    assert "failed=0" in nobody.stdout, nobody.stdout
+    assert "changed=0" in nobody.stdout
+    told = gateway_role.run_step(gateway.work, "server", values, "--check")
+    assert "changed=1" in told.stdout, told.stdout
+    assert status(gateway, "vllm-1") == "UP"
 
 
 def test_a_dead_server_is_left_out_and_without_any_health_says_so(

@@ -28,7 +28,9 @@ def haproxy() -> str:
     return str(debian_program.program("haproxy", "haproxy"))
 
 
-def run_step(work: pathlib.Path, step: str, variables: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def run_step(
+    work: pathlib.Path, step: str, variables: dict[str, Any], *options: str
+) -> subprocess.CompletedProcess[str]:
     """Only this step of the role, as talkative as Ansible can be. Its files lie in work/gateway, the unit in work."""
     user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
     values = {
@@ -43,7 +45,7 @@ def run_step(work: pathlib.Path, step: str, variables: dict[str, Any]) -> subpro
         **variables,
     }
     (work / "run").mkdir(exist_ok=True)
-    return local_play.run_here(work, [local_play.step("gateway", step)], values)
+    return local_play.run_here(work, [local_play.step("gateway", step)], values, *options)
 
 
 class Gateway:

@@ -5,7 +5,8 @@
 
     keys DIRECTORY [--dry-run] NAME…          generate what is missing, remove what isn't named
     certificate FILE [--dry-run] NAME…        a self-signed one with its key, where none is usable
-    server SOCKET NAME ready|drain SECONDS    take a server out of the balance and wait for its requests, or back
+    server SOCKET NAME ready|drain SECONDS [--dry-run] [--if-there]
+                                              take a server out of the balance and wait for its requests, or back
 
 Each prints one JSON object. A failure is one sentence on stderr, and exit status 1.
 """
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from typing import Any
 
 KEY_LENGTH = 40
@@ -32,10 +34,18 @@ CERTIFICATE_DAYS = 825
 RENEWED_BEFORE_SECONDS = 30 * 86400
 # By this a certificate is known as one that this role signed itself, so that a given one is never taken for it.
 ORGANISATION = "gpuops.fleet gateway (self-signed)"
+# One that is down is looked at every 5 s, and a look takes as long at most.
+HEALTHY_AFTER_SECONDS = 60
+# What `set server state drain` sets in HAProxy's srv_admin_state; a weight of 0 (drain: true) is something else.
+FORCED_DRAIN = 0x08
 
 
 class Problem(Exception):
     """A sentence for people."""
+
+
+class Absent(Problem):
+    """HAProxy doesn't run here, or has no such server."""
 
 
 def keys(directory: str, *arguments: str) -> dict[str, Any]:
@@ -98,30 +108,69 @@ def _unusable(place: pathlib.Path, key: pathlib.Path, wanted: list[str]) -> str:
     return "it expires soon"
 
 
-def server(path: str, name: str, state: str, seconds: str) -> dict[str, Any]:
-    """Requests that run are never cut: a server that still has some when the time is over is a failure, and drained."""
-    before = _server_row(path, name)
-    changed = ("DRAIN" in before["status"]) != (state == "drain")
-    if changed:
+def server(path: str, name: str, state: str, seconds: str, *arguments: str) -> dict[str, Any]:
+    """Requests that run are never cut: a server that still has some when the time is over is a failure, and drained.
+
+    One that gets requests again is waited for until HAProxy finds it healthy: only then may the next one be drained.
+    """
+    dry_run, options = _dry_run(arguments)
+    try:
+        was = _server_row(path, name)["status"]
+        changed = _is_drained(path, name) != (state == "drain")
+    except Absent:
+        if "--if-there" not in options:
+            raise
+        return {"changed": False, "was": ""}
+    if changed and not dry_run:
         answer = _admin(path, f"set server vllm/{name} state {state}").strip()
         if answer:
             raise Problem(f"HAProxy did not set {name} to {state}: {answer}")
-    ends = time.monotonic() + float(seconds)
-    while state == "drain" and (running := int(_server_row(path, name)["scur"])):
+    if not dry_run:
+        wait = _wait_for_requests if state == "drain" else _wait_for_health
+        wait(path, name, float(seconds if state == "drain" else HEALTHY_AFTER_SECONDS))
+    return {"changed": changed, "was": was}
+
+
+def _wait_for_requests(path: str, name: str, seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while running := int(_server_row(path, name)["scur"]):
         if time.monotonic() >= ends:
             raise Problem(
-                f"{name} takes no new requests, but {running} still run after {seconds} s. Wait longer, or try again."
+                f"{name} takes no new requests, but {running} still run after {seconds:g} s. Wait longer, or try again."
             )
         time.sleep(0.2)
-    return {"changed": changed, "was": before["status"]}
+
+
+def _wait_for_health(path: str, name: str, seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    # "UP 1/2" is up, "DOWN 1/2" is not yet; DRAIN is healthy, and drained by gateway_servers.
+    while not (row := _server_row(path, name))["status"].startswith(("UP", "DRAIN", "no check")):
+        if time.monotonic() >= ends:
+            raise Problem(
+                f"{name} may get requests again, but the gateway still finds it {row['status']} after {seconds:g} s "
+                f"({row.get('last_chk') or row.get('check_status') or 'nothing more is known'}). Look whether it is "
+                "healthy, and whether it can be reached from the gateway's host."
+            )
+        time.sleep(0.2)
 
 
 def _server_row(path: str, name: str) -> dict[str, str]:
     rows = csv.DictReader(_admin(path, "show stat vllm 4 -1").lstrip("# ").splitlines())
+    return _row_of(name, rows, "svname")
+
+
+def _is_drained(path: str, name: str) -> bool:
+    """Also of a server that is down, whose status says no more than that."""
+    _version, header, *lines = _admin(path, "show servers state vllm").splitlines()
+    rows = csv.DictReader([header.lstrip("# "), *lines], delimiter=" ")
+    return bool(int(_row_of(name, rows, "srv_name")["srv_admin_state"]) & FORCED_DRAIN)
+
+
+def _row_of(name: str, rows: Iterable[dict[str, str]], column: str) -> dict[str, str]:
     for row in rows:
-        if row["svname"] == name:
+        if row[column] == name:
             return row
-    raise Problem(f"The gateway has no server {name}; gateway_servers names those that it has.")
+    raise Absent(f"The gateway has no server {name}; gateway_servers names those that it has.")
 
 
 def _admin(path: str, command: str) -> str:
@@ -133,7 +182,8 @@ def _admin(path: str, command: str) -> str:
             parts = iter(lambda: connection.recv(65536), b"")
             return b"".join(parts).decode()
     except OSError as problem:
-        raise Problem(
+        nobody = isinstance(problem, (FileNotFoundError, ConnectionRefusedError))
+        raise (Absent if nobody else Problem)(
             f"HAProxy does not answer at {path} ({problem.strerror}). Look at: journalctl -u gateway"
         ) from problem
 
