@@ -136,8 +136,8 @@ class TwoServers:
         home = {"GPUFLEET_REPORT_DIRECTORY": str(work / "report"), "GPUFLEET_HOME": str(work / "home")}
         self.fleet = Fleet(work / "fleet.yml", home)
 
-    def deploy(self, version: str) -> Run:
-        return self.fleet.playbook("deploy", "--extra-vars", f"vllm_image={self._image}:{version}")
+    def deploy(self, version: str, *options: str) -> Run:
+        return self.fleet.playbook("deploy", "--extra-vars", f"vllm_image={self._image}:{version}", *options)
 
     def machine(self, name: str) -> Machine:
         return Machine(name, self.fleet.variables(name))
@@ -238,10 +238,11 @@ def test_a_version_that_does_not_work_stops_at_the_first_server(servers: TwoServ
     assert set(answers) == {GOOD}, "no request was lost"
 
 
-def test_a_second_run_drains_and_restarts_nothing(servers: TwoServers) -> None:
+@pytest.mark.parametrize(("version", "options"), [(GOOD, []), (BAD, ["--check"])], ids=["second-run", "check"])
+def test_where_nothing_is_restarted_nothing_is_drained(servers: TwoServers, version: str, options: list[str]) -> None:
     before = servers.containers()
-    run = servers.deploy(GOOD)
+    run = servers.deploy(version, *options)
     assert run.status == 0, run.output[-4000:]
-    assert run.changed == {}
+    assert set(run.changed) == ({ONE, TWO} if options else set())
     assert DRAINED not in run.output
     assert servers.containers() == before

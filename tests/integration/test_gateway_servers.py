@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import json
 import pathlib
 import socket
@@ -14,6 +15,7 @@ import ssl
 import subprocess
 import threading
 import time
+from types import ModuleType
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter import gateway_problems
@@ -41,6 +43,18 @@ from support.gateway_role import Gateway
 
 # Fixtures are used by their names.
 __all__ = ["gateway", "haproxy", "source", "upstreams"]
+
+
+@pytest.fixture
+def gateway_host() -> ModuleType:
+    """The role's program, whose patience a test can shorten."""
+    path = gateway_role.ROOT / "roles/gateway/files/gateway_host.py"
+    spec = importlib.util.spec_from_file_location("gateway_host", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def status(gateway: Gateway, server: str) -> str:
@@ -119,7 +133,7 @@ def test_a_server_that_is_ready_again_is_waited_for_until_it_is_healthy(gateway:
     gateway.admin(f"set server vllm/vllm-1 addr 127.0.0.1 port {free_port()}")
     until(lambda: status(gateway, "vllm-1") == "DOWN", "the drained server is found dead")
     assert tool(gateway, "vllm-1", "drain")["changed"] is False
-    assert tool(gateway, "vllm-1", "ready", 30, "--dry-run")["changed"] is True
+    assert tool(gateway, "vllm-1", "ready", "--dry-run")["changed"] is True
     comes_back = threading.Timer(2, gateway.admin, (f"set server vllm/vllm-1 addr 127.0.0.1 port {port}",))
     comes_back.start()
     try:
@@ -127,6 +141,26 @@ def test_a_server_that_is_ready_again_is_waited_for_until_it_is_healthy(gateway:
         assert status(gateway, "vllm-1") == "UP"
     finally:
         comes_back.join()
+        restore(gateway)
+
+
+def test_a_server_that_went_elsewhere_is_not_waited_for(
+    gateway: Gateway, gateway_host: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a new port HAProxy is told later, by its own deployment, which must not be stopped before."""
+    was, new = free_port(), gateway.variables["gateway_servers"][0]["port"]
+    gateway.admin(f"set server vllm/vllm-1 addr 127.0.0.1 port {was}")
+    try:
+        until(lambda: status(gateway, "vllm-1") == "DOWN", "nobody is there")
+        tool(gateway, "vllm-1", "drain")
+        assert tool(gateway, "vllm-1", "ready", place=f"127.0.0.1:{new}")["changed"] is True
+        assert tool(gateway, "vllm-1", "ready", place=f"127.0.0.1:{was}")["changed"] is False
+        monkeypatch.setattr(gateway_host, "HEALTHY_AFTER_SECONDS", 0)
+        asked = (str(gateway.work / "run" / "admin.sock"), "vllm-1")
+        gateway_host.server(*asked, "drain", "0", "")
+        with pytest.raises(gateway_host.Problem, match=r"still finds it DOWN after 0 s \(.+\)\. Look whether"):
+            gateway_host.server(*asked, "ready", "0", f"127.0.0.1:{was}")
+    finally:
         restore(gateway)
 
 
@@ -146,7 +180,7 @@ def test_what_gateway_servers_drains_stays_drained(gateway: Gateway, upstreams: 
 def test_nothing_is_done_where_the_gateway_is_not_there_and_nothing_is_changed_in_check_mode(
     gateway: Gateway, tmp_path: pathlib.Path
 ) -> None:
-    assert tool(gateway, "vllm-7", "drain", 30, "--if-there") == {"changed": False, "was": ""}
+    assert tool(gateway, "vllm-7", "drain", "--if-there") == {"changed": False, "was": ""}
     values = {"gateway_server_name": "vllm-1", "gateway_server_state": "drain"}
     nobody = gateway_role.run_step(tmp_path, "server", values)
     assert "HAProxy does not answer at" in nobody.stdout

@@ -117,11 +117,13 @@ def refused(address: tuple[str, int], source: str) -> bool:
     return True
 
 
-def tool(gateway: Gateway, server: str, state: str, seconds: int = 30, *options: str) -> dict[str, Any]:
+def tool(
+    gateway: Gateway, server: str, state: str, *options: str, seconds: int = 30, place: str = ""
+) -> dict[str, Any]:
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "roles/gateway/files/gateway_host.py")),
-            *("server", str(gateway.work / "run" / "admin.sock"), server, state, str(seconds), *options),
+            *("server", str(gateway.work / "run" / "admin.sock"), server, state, str(seconds), place, *options),
         ],
         capture_output=True,
         text=True,

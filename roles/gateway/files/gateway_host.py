@@ -5,8 +5,9 @@
 
     keys DIRECTORY [--dry-run] NAME…          generate what is missing, remove what isn't named
     certificate FILE [--dry-run] NAME…        a self-signed one with its key, where none is usable
-    server SOCKET NAME ready|drain SECONDS [--dry-run] [--if-there]
-                                              take a server out of the balance and wait for its requests, or back
+    server SOCKET NAME ready|drain SECONDS PLACE [--dry-run] [--if-there]
+                                              take a server out of the balance and wait for its requests, or back and
+                                              wait for its health; PLACE (ADDRESS:PORT or nothing): where it is now
 
 Each prints one JSON object. A failure is one sentence on stderr, and exit status 1.
 """
@@ -108,26 +109,29 @@ def _unusable(place: pathlib.Path, key: pathlib.Path, wanted: list[str]) -> str:
     return "it expires soon"
 
 
-def server(path: str, name: str, state: str, seconds: str, *arguments: str) -> dict[str, Any]:
+def server(path: str, name: str, state: str, seconds: str, place: str, *arguments: str) -> dict[str, Any]:
     """Requests that run are never cut: a server that still has some when the time is over is a failure, and drained.
 
     One that gets requests again is waited for until HAProxy finds it healthy: only then may the next one be drained.
+    Not where HAProxy looks for it at another place than it is now: it will be told when its configuration is written.
     """
     dry_run, options = _dry_run(arguments)
     try:
         was = _server_row(path, name)["status"]
-        changed = _is_drained(path, name) != (state == "drain")
+        drained, known = _server_state(path, name)
     except Absent:
         if "--if-there" not in options:
             raise
         return {"changed": False, "was": ""}
+    changed = drained != (state == "drain")
     if changed and not dry_run:
         answer = _admin(path, f"set server vllm/{name} state {state}").strip()
         if answer:
             raise Problem(f"HAProxy did not set {name} to {state}: {answer}")
-    if not dry_run:
-        wait = _wait_for_requests if state == "drain" else _wait_for_health
-        wait(path, name, float(seconds if state == "drain" else HEALTHY_AFTER_SECONDS))
+    if state == "drain" and not dry_run:
+        _wait_for_requests(path, name, float(seconds))
+    elif changed and not dry_run and place in ("", known):
+        _wait_for_health(path, name, HEALTHY_AFTER_SECONDS)
     return {"changed": changed, "was": was}
 
 
@@ -159,11 +163,13 @@ def _server_row(path: str, name: str) -> dict[str, str]:
     return _row_of(name, rows, "svname")
 
 
-def _is_drained(path: str, name: str) -> bool:
-    """Also of a server that is down, whose status says no more than that."""
+def _server_state(path: str, name: str) -> tuple[bool, str]:
+    """Whether it was drained by hand, also while it is down, when its status doesn't say so; and ADDRESS:PORT."""
     _version, header, *lines = _admin(path, "show servers state vllm").splitlines()
     rows = csv.DictReader([header.lstrip("# "), *lines], delimiter=" ")
-    return bool(int(_row_of(name, rows, "srv_name")["srv_admin_state"]) & FORCED_DRAIN)
+    row = _row_of(name, rows, "srv_name")
+    address = row["srv_addr"] if row["srv_fqdn"] == "-" else row["srv_fqdn"]
+    return bool(int(row["srv_admin_state"]) & FORCED_DRAIN), f"{address}:{row['srv_port']}"
 
 
 def _row_of(name: str, rows: Iterable[dict[str, str]], column: str) -> dict[str, str]:
