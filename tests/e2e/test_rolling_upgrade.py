@@ -33,13 +33,11 @@ ONE, TWO = "vllm-1", "vllm-2"
 MODEL = "acme/tiny"
 CLIENTS = 4
 FIRST, GOOD, BAD = "1.0.0", "2.0.0", "3.0.0"
-# Debian's Python from the hosts' image, so that nothing is fetched.
+# Debian's Python out of the hosts' image, so that nothing is fetched.
+PYTHON = "/usr/bin/python3* /usr/lib/python3* /usr/lib/*-linux-gnu/libexpat.so* /usr/lib/*-linux-gnu/libz.so*"
 DOCKERFILE = """\
-FROM gpufleet/host:trixie AS python
-RUN mkdir /python && cp --archive --parents /usr/bin/python3* /usr/lib/python3* \\
-    /usr/lib/*-linux-gnu/libexpat.so* /usr/lib/*-linux-gnu/libz.so* /python
 FROM gpufleet/base:trixie
-COPY --from=python /python /
+ADD python.tar /
 COPY vllm /usr/local/bin/
 ENV FAKE_VERSION={version}
 """
@@ -87,6 +85,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> None:
     work = tmp_path_factory.mktemp("fake-vllm")
     (work / "vllm").write_text(SERVER)
     (work / "vllm").chmod(0o755)
+    with (work / "python.tar").open("wb") as archive:
+        pack = ["--entrypoint", "/bin/sh", "gpufleet/host:trixie", "-c", f"tar --create {PYTHON}"]
+        subprocess.run(["docker", "run", "--rm", *pack], stdout=archive, check=True, timeout=120)
     for version in (FIRST, GOOD, BAD):
         (work / "Dockerfile").write_text(DOCKERFILE.format(version=version))
         name = f"127.0.0.1:{REGISTRY_PORT}/{REPOSITORY}:{version}"
