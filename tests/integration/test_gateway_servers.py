@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import json
 import pathlib
 import socket
@@ -15,7 +14,7 @@ import ssl
 import subprocess
 import threading
 import time
-from types import ModuleType
+from typing import Any
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.filter import gateway_problems
@@ -40,21 +39,17 @@ from support.gateway_fixtures import (
     upstreams,
 )
 from support.gateway_role import Gateway
+from support.load_program import load_program
+from support.local_play import ROOT
 
 # Fixtures are used by their names.
 __all__ = ["gateway", "haproxy", "source", "upstreams"]
 
 
 @pytest.fixture
-def gateway_host() -> ModuleType:
+def gateway_host() -> Any:
     """The role's program, whose patience a test can shorten."""
-    path = gateway_role.ROOT / "roles/gateway/files/gateway_host.py"
-    spec = importlib.util.spec_from_file_location("gateway_host", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(ROOT / "roles/gateway/files/gateway_host.py")
 
 
 def status(gateway: Gateway, server: str) -> str:
@@ -145,7 +140,7 @@ def test_a_server_that_is_ready_again_is_waited_for_until_it_is_healthy(gateway:
 
 
 def test_a_server_that_went_elsewhere_is_not_waited_for(
-    gateway: Gateway, gateway_host: ModuleType, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, gateway_host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a new port HAProxy is told later, by its own deployment, which must not be stopped before."""
     was, new = free_port(), gateway.variables["gateway_servers"][0]["port"]

@@ -19,7 +19,7 @@ def run_step(tiny: Tiny, task: dict[str, Any], *, active: str = "active") -> sub
     (tiny.work / "active").write_text(f"{active}\n")
     tasks = tiny.work / "tasks.yml"
     tasks.write_text(json.dumps([{"name": "Do it before", **task}]))
-    return tiny.run("run", service_before_restart_tasks=str(tasks), __service_units={"changed": False})
+    return tiny.run("run", service_before_restart_tasks=str(tasks), __service_written={"changed_paths": []})
 
 
 def note(tiny: Tiny) -> dict[str, Any]:
