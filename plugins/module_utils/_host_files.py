@@ -42,7 +42,7 @@ def run_host_files(module: AnsibleModule) -> dict[str, Any]:
     whose = {name: module.params[name] for name in ("owner", "group")}
     for directory in module.params["directories"]:
         _make_directory(module, _with_owner(directory, whose), found)
-    staged: dict[str, str] = {}
+    staged: dict[str, str] = {}  # what is to take its place, by where it is now
     try:
         for one in (_with_text(_with_owner(one, whose)) for one in module.params["files"]):
             parent = os.path.dirname(one["path"])
@@ -52,10 +52,10 @@ def run_host_files(module: AnsibleModule) -> dict[str, Any]:
                 _set_attributes(module, one["path"], one, found)
             elif not module.check_mode:
                 _stage(module, one, staged)
-        for path, temporary in staged.items():
+        for temporary, path in staged.items():
             os.replace(temporary, path)
     finally:
-        for temporary in staged.values():
+        for temporary in staged:
             Path(temporary).unlink(missing_ok=True)
     return {"changed": bool(found.changed_paths), "changed_paths": found.changed_paths, "diff": found.diff}
 
@@ -114,7 +114,7 @@ def _stage(module: AnsibleModule, one: Mapping[str, Any], staged: dict[str, str]
         number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
     except OSError as problem:
         raise HostFilesError(f"{path} can't be written: {problem.strerror}.") from None
-    staged[one["path"]] = temporary
+    staged[temporary] = one["path"]
     with open(number, "w", encoding="utf-8", newline="") as stream:
         stream.write(one["content"])
         stream.flush()

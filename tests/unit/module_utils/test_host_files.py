@@ -108,6 +108,11 @@ def test_what_is_right_takes_its_place(tmp_path: pathlib.Path) -> None:
     assert names(tmp_path) == ["good.json"]
 
 
+def test_of_two_texts_for_one_path_the_last_stands_there(tmp_path: pathlib.Path) -> None:
+    write({"path": tmp_path / "file", "content": "first"}, {"path": tmp_path / "file", "content": "last"})
+    assert (names(tmp_path), (tmp_path / "file").read_text()) == (["file"], "last")
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_check_mode_tells_and_changes_nothing(tmp_path: pathlib.Path, there: bool) -> None:
     path, directory = tmp_path / "d/file", tmp_path / "d"
