@@ -27,11 +27,14 @@ RENTAL = {
 HOST = {"fleet_peer_name": "vllm-2.acme-llm.internal"}
 PODS = {**RENTAL, "fleet_endpoint_url": "https://pod1-8000.proxy.runpod.net", "fleet_tls_fingerprint": None}
 NAMES = ("url", "host", "tls_fingerprint", "model", "key")
-BEHIND = ("gateway_servers", "gateway_keys", "gateway_given_key", "vllm_listen_address", "hosts", "container_hosts")
+BEHIND = (
+    *("gateway_servers", "gateway_keys", "gateway_given_key", "vllm_listen_address"),
+    *("hosts", "container_hosts", "producer_key", "database_password"),
+)
 
 
 def found(
-    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], **others: dict[str, dict[str, Any]]
+    tmp_path: pathlib.Path, vllm: dict[str, dict[str, Any]], *options: str, **others: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
     """What the producer would be given; others: the hosts of other roles, which are machines, and their variables."""
     producer = {"producer-1": {"ansible_connection": "local"}}
@@ -59,17 +62,18 @@ def found(
         "vars": {
             "ansible_python_interpreter": sys.executable,
             "producer_vllm_url": "{{ __peers_vllm_url }}",
-            "__deploy_model_server_key": {"content": "dGhlLWtleS1vZi10aGUtaG9zdA=="},
+            "__deploy_model_server_key": {"content": "" if "--check" in options else "dGhlLWtleS1vZi10aGUtaG9zdA=="},
         },
         "tasks": [
             {
+                "check_mode": False,
                 "ansible.builtin.copy": {
                     "dest": str(tmp_path / "found.json"),
                     "content": "{{ {"
                     + ", ".join(f"'{name}': __peers_vllm_{name}" for name in NAMES)
                     + "".join(f", '{name}': __peers_{name}" for name in BEHIND)
                     + ", 'targets': __watch_targets} | to_json }}",
-                }
+                },
             }
         ],
     }
@@ -77,7 +81,7 @@ def found(
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     done = subprocess.run(
-        [str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "play.yml"],
+        [str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "play.yml", *options],
         cwd=tmp_path,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
@@ -186,6 +190,14 @@ def test_of_several_it_is_the_first_in_each_run(tmp_path: pathlib.Path, variable
     names = [f"vllm-{number}" for number in range(1, 30)]
     several = {name: variables or {"fleet_peer_name": f"{name}.acme-llm.internal"} for name in names}
     assert found(tmp_path, several)["host"] == "vllm-1"
+
+
+def test_in_check_mode_a_new_producer_needs_no_key_that_only_a_run_makes(tmp_path: pathlib.Path) -> None:
+    fleet: dict[str, Any] = {"vllm": {"vllm-2": HOST}, "gateway": {"gw-1": {}}}
+    told = found(tmp_path, fleet["vllm"], "--check", gateway=fleet["gateway"])
+    assert {told["producer_key"], told["database_password"]} == {"made-by-a-run-that-is-no-check"}
+    told = found(tmp_path, fleet["vllm"], gateway=fleet["gateway"])
+    assert (told["producer_key"], told["database_password"]) == ("the-key-of-the-host", "")
 
 
 PLACES = {
