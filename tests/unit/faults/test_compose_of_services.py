@@ -16,6 +16,7 @@ MODEL = "acme/Planted-8B"
 SERVICES = sorted(path.name.partition(".")[0] for path in ROOT.glob("roles/*/templates/*.compose.yaml.j2"))
 PLANTED = {
     "service_image_reference": "registry.example/planted@sha256:" + "0" * 64,
+    "service_extra_hosts": {},
     "vllm_model": MODEL,
     "vllm_gpu": True,
     "__vllm_start": "{{ __vllm_settings | gpuops.fleet.vllm_command }}",
