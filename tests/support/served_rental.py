@@ -37,9 +37,10 @@ class Container:
     def __post_init__(self) -> None:
         commands = self.directory / "bin"
         commands.mkdir(parents=True)
-        (commands / "vllm").write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
-        (commands / "vllm").chmod(0o755)
-        (commands / "python3").symlink_to(sys.executable)
+        # No links: by one, Python finds its base installation, and not the packages of this environment.
+        for name, program in {"vllm": f"{sys.executable} {FAKE}", "python3": sys.executable}.items():
+            (commands / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+            (commands / name).chmod(0o755)
 
     @property
     def cache(self) -> Path:
