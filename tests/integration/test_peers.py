@@ -66,6 +66,10 @@ def found(
         },
         "tasks": [
             {
+                "when": "seen_default_ipv4 is defined",
+                "ansible.builtin.set_fact": {"default_ipv4": "{{ seen_default_ipv4 }}", "cacheable": True},
+            },
+            {
                 "check_mode": False,
                 "ansible.builtin.copy": {
                     "dest": str(tmp_path / "found.json"),
@@ -74,7 +78,7 @@ def found(
                     + "".join(f", '{name}': __peers_{name}" for name in BEHIND)
                     + ", 'targets': __watch_targets} | to_json }}",
                 },
-            }
+            },
         ],
     }
     (tmp_path / "key").write_text("the-key-in-a-file\n")
@@ -230,3 +234,14 @@ def test_peers_are_named_where_no_private_zone_knows_them(
     expected = names if written else {}
     assert ast.literal_eval(told["hosts"]) == expected
     assert ast.literal_eval(told["container_hosts"]) == (expected if in_containers is None else in_containers)
+
+
+def test_a_machine_behind_its_clouds_translation_finds_itself_by_its_own_address(tmp_path: pathlib.Path) -> None:
+    """By the address that others reach it by, it would come to its own firewall as a stranger, or nowhere."""
+    seen = {"seen_default_ipv4": {"address": "10.128.0.5"}}
+    place = {"ansible_connection": "local", "ansible_host": "203.0.113.8", "fleet_provider": "gcp"}
+    told = found(
+        tmp_path, {}, producer={"producer-1": {**place, **seen}}, kafka={"kafka-1": {"ansible_host": "203.0.113.7"}}
+    )
+    names = {"kafka-1.acme-llm.internal": "203.0.113.7", "producer-1.acme-llm.internal": "10.128.0.5"}
+    assert ast.literal_eval(told["hosts"]) == ast.literal_eval(told["container_hosts"]) == names
