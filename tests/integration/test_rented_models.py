@@ -152,6 +152,27 @@ def test_a_container_at_vastai_serves_over_its_own_pinned_tls(setting: Setting) 
     assert pinned["detail"] == f"{printed} (its log says that its certificate is {printed})"
 
 
+def test_a_server_that_is_healthy_and_completes_nothing_is_a_red_verdict_and_stands_in_the_report(
+    setting: Setting,
+) -> None:
+    machines = setting.worlds["vastai"].machines
+    assert isinstance(machines, ProcessMachines)
+    broken = machines.containers[setting.alive("vastai")[0].id].broken
+    broken.touch()
+    done = setting.run(setting.work / "vastai" / "fleet.yml", "site")
+    broken.unlink()
+    assert done.returncode != 0
+    verdict = json.loads((setting.work / "report" / "verify.json").read_text())
+    assert verdict["ok"] is False
+    checks = {check["name"].removeprefix("vllm-1: vllm: "): check for check in verdict["checks"]}
+    assert (checks["health"]["ok"], checks["model"]["ok"], checks["completion"]["ok"]) == (True, True, False)
+    assert "500" in checks["completion"]["detail"]
+    assert checks["completion"]["fix"]
+    report = json.loads((setting.work / "report" / "report.json").read_text())
+    assert "vllm-1: vllm: completion" in str(report["checks_failed"])
+    assert "vllm-1: vllm: completion" in (setting.work / "report" / "report.html").read_text()
+
+
 def test_somebody_else_with_another_certificate_is_a_red_verdict_and_gets_no_key(setting: Setting) -> None:
     """The same rental, which has lost its certificate: to this controller it is somebody else now."""
     file = setting.work / "vastai" / "fleet.yml"

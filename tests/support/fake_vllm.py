@@ -4,7 +4,8 @@
 """Stands in for the command `vllm`: writes down how it was started, and serves the way vLLM does.
 
 With routes that need no key, with its own check of the key under /v1, and with each --middleware class added last, so
-that it is the outermost.
+that it is the outermost. While the file FAKE_VLLM_BROKEN is there, it answers for its health and fails what it is for,
+as the real one does with a model whose layers its kernels don't know.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def make_app(arguments: list[str]) -> FastAPI:
 
     @app.post("/v1/completions")
     def complete(question: dict[str, Any]) -> Any:
+        if os.path.exists(os.environ["FAKE_VLLM_BROKEN"]):
+            return JSONResponse({"error": {"message": "EngineCore encountered an issue."}}, 500)
         if question.get("stream"):
             return Response('data: {"choices": [{"text": "blue"}]}\n\ndata: [DONE]\n\n', media_type="text/event-stream")
         return {"choices": [{"text": "blue"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}

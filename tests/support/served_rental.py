@@ -51,6 +51,11 @@ class Container:
         """Where fake_vllm.py writes how it was started."""
         return self.directory / "record.json"
 
+    @property
+    def broken(self) -> Path:
+        """While this file is there, the server fails what it is asked, and still says that it is healthy."""
+        return self.directory / "broken"
+
     def log(self) -> str:
         path = self.directory / "log"
         return path.read_text() if path.exists() else ""
@@ -62,6 +67,7 @@ class Container:
         environment |= {
             "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}",
             "FAKE_VLLM_RECORD": str(self.record),
+            "FAKE_VLLM_BROKEN": str(self.broken),
             "FAKE_VLLM_SERVES": "1" if self.serves else "",
         }
         with (self.directory / "log").open("w") as output:
