@@ -40,6 +40,15 @@ options:
     type: list
     elements: str
     default: []
+  ssh_cidrs:
+    description: The networks that may reach the SSH server; an empty list for everybody.
+    type: list
+    elements: str
+    default: []
+  ssh_client:
+    description: The address from which Ansible came, which must be in O(ssh_cidrs).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -70,9 +79,19 @@ def firewall_mistakes(
     ssh_ports: Sequence[Any] = (22,),
     container_interfaces: Sequence[Any] = (),
     outside_interfaces: Sequence[Any] = (),
+    ssh_cidrs: Sequence[Any] = (),
+    ssh_client: str = "",
 ) -> list[str]:
     """One sentence for each thing that is wrong."""
-    return _firewall.mistakes(services, groups or {}, ssh_ports, container_interfaces, outside_interfaces)
+    return _firewall.mistakes(
+        services,
+        groups or {},
+        ssh_ports,
+        container_interfaces,
+        outside_interfaces,
+        ssh_cidrs=ssh_cidrs,
+        ssh_client=ssh_client,
+    )
 
 
 class FilterModule:

@@ -16,7 +16,7 @@ description:
     containers.
   - It makes one table, C(inet gpuops_fleet), in one step, and leaves those of others alone.
   - Give only what P(gpuops.fleet.firewall_mistakes#filter) finds nothing wrong with.
-positional: ssh_ports, container_interfaces
+positional: ssh_ports, container_interfaces, ssh_cidrs
 options:
   _input:
     description: The services, each with C(name), C(ports), and C(from_cidrs) or C(from_groups) or both.
@@ -24,7 +24,7 @@ options:
     elements: dict
     required: true
   ssh_ports:
-    description: The ports of the SSH server, which everybody may reach.
+    description: The ports of the SSH server.
     type: list
     elements: int
     required: true
@@ -33,6 +33,11 @@ options:
     type: list
     elements: str
     required: true
+  ssh_cidrs:
+    description: The networks that may reach the SSH server; an empty list for everybody.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -54,10 +59,13 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import _firewall
 
 
 def firewall_rules(
-    services: Sequence[Mapping[str, Any]], ssh_ports: Sequence[Any], container_interfaces: Sequence[str]
+    services: Sequence[Mapping[str, Any]],
+    ssh_ports: Sequence[Any],
+    container_interfaces: Sequence[str],
+    ssh_cidrs: Sequence[str] = (),
 ) -> str:
     """The text for nft --file."""
-    return _firewall.rules(services, ssh_ports, container_interfaces)
+    return _firewall.rules(services, ssh_ports, container_interfaces, ssh_cidrs)
 
 
 class FilterModule:

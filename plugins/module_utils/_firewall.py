@@ -96,17 +96,36 @@ def _mistakes_of(service: Mapping[str, Any], groups: Mapping[str, Any]) -> Itera
         )
 
 
+def _ssh_mistakes(cidrs: Sequence[Any], client: str) -> Iterator[str]:
+    networks = []
+    for cidr in cidrs:
+        try:
+            networks.append(ipaddress.ip_network(_source_ranges.check(str(cidr))))
+        except ValueError as mistake:
+            yield f"firewall_ssh_cidrs: {mistake}"
+    if client and len(networks) == len(cidrs) > 0:
+        address = ipaddress.ip_address(client.partition("%")[0])
+        if not any(address in network for network in networks):
+            yield (
+                f"firewall_ssh_cidrs leaves out {address}, from which Ansible comes: it would lock itself out. Add the"
+                f" network of {address}."
+            )
+
+
 def mistakes(
     services: Sequence[Mapping[str, Any]],
     groups: Mapping[str, Sequence[Any]],
     ssh_ports: Sequence[Any] = (22,),
     container_interfaces: Sequence[Any] = (),
     outside_interfaces: Sequence[Any] = (),
+    *,
+    ssh_cidrs: Sequence[Any] = (),
+    ssh_client: str = "",
 ) -> list[str]:
     """One sentence for each thing that is wrong, none where rules can be made.
 
     services: entries of name, ports, protocol, from_cidrs, from_groups. groups: names of peers by group.
-    outside_interfaces: those of the default routes.
+    outside_interfaces: those of the default routes. ssh_client: the address from which Ansible came, if by SSH.
     """
     found: list[str] = []
     seen: set[str] = set()
@@ -141,6 +160,7 @@ def mistakes(
                 raise ValueError(f"{port!r} is a range")
         except ValueError as mistake:
             found.append(f"firewall_ssh_ports: {mistake}; write a number from 1 to 65535.")
+    found += _ssh_mistakes(ssh_cidrs, ssh_client)
     for pattern in container_interfaces:
         if not isinstance(pattern, str) or not _INTERFACE.fullmatch(pattern):
             found.append(
@@ -211,10 +231,24 @@ def _accepts(service: Mapping[str, Any]) -> Iterator[str]:
             yield f"{port} {_MATCH[family]} @{set_name(name, 'peers', family)} accept"
 
 
-def rules(services: Sequence[Mapping[str, Any]], ssh_ports: Sequence[Any], container_interfaces: Sequence[str]) -> str:
+def _ssh_accepts(ports: Sequence[Any], cidrs: Sequence[Any]) -> Iterator[str]:
+    if not cidrs:
+        yield f"tcp dport {{ {_ports(ports)} }} accept"
+    networks = [ipaddress.ip_network(str(value)) for value in cidrs]
+    for version, family in ((4, "ipv4"), (6, "ipv6")):
+        for network in _sorted_networks(networks, version):
+            yield f"{_MATCH[family]} {network} tcp dport {{ {_ports(ports)} }} accept"
+
+
+def rules(
+    services: Sequence[Mapping[str, Any]],
+    ssh_ports: Sequence[Any],
+    container_interfaces: Sequence[str],
+    ssh_cidrs: Sequence[Any] = (),
+) -> str:
     """The text for `nft --file`, which replaces our own table in one step and touches no other.
 
-    Expects what `mistakes` found nothing wrong with.
+    Expects what `mistakes` found nothing wrong with. Without ssh_cidrs, everybody may reach ssh_ports.
     """
     from_containers = [f'iifname "{name}" accept' for name in container_interfaces]
     chains = {
@@ -230,7 +264,7 @@ def rules(services: Sequence[Mapping[str, Any]], ssh_ports: Sequence[Any], conta
             "ct state invalid drop",
             "meta nfproto ipv4 udp sport 67 udp dport 68 accept",
             "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept",
-            f"tcp dport {{ {_ports(ssh_ports)} }} accept",
+            *_ssh_accepts(ssh_ports, ssh_cidrs),
             "jump services",
             "counter drop",
         ],

@@ -32,6 +32,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "kafka in firewall_services: 'kafka' is no port;",
     ),
     "ssh": ({"firewall_ssh_ports": [0]}, "firewall_ssh_ports: 0 is no port; write a number from 1 to 65535."),
+    # Ansible comes with its environment, as over SSH.
+    "locked-out": (
+        {"firewall_ssh_cidrs": ["203.0.113.0/24"]},
+        "firewall_ssh_cidrs leaves out 198.51.100.7, from which Ansible comes: it would lock itself out.",
+    ),
     "rollback": ({"firewall_rollback_seconds": 5}, "firewall_rollback_seconds at least 10; they are 15 and 5."),
     "protocol": ({"firewall_services": [{**KAFKA, "protocol": "icmp"}]}, "icmp"),
     "no-name": ({"firewall_services": [{"ports": [80]}]}, "missing required arguments: name"),
@@ -41,7 +46,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     hosts = {name: ("firewall", {"firewall_groups": GROUPS, **values}) for name, (values, _said) in CASES.items()}
-    return refusals(tmp_path_factory.mktemp("firewall"), hosts)
+    return refusals(tmp_path_factory.mktemp("firewall"), hosts, SSH_CONNECTION="198.51.100.7 40000 10.0.0.5 22")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -51,6 +51,15 @@ def test_every_port_of_ssh_is_open() -> None:
     assert "tcp dport { 22, 2222 } accept" in lines([], (2222, 22))
 
 
+def test_ssh_can_be_for_some_networks_alone() -> None:
+    text = rules([], [2222, 22], BRIDGES, ["203.0.113.0/24", "2001:db8::/32", "10.0.0.0/8"])
+    assert [line.strip() for line in text.splitlines() if "tcp dport" in line] == [
+        "ip saddr 10.0.0.0/8 tcp dport { 22, 2222 } accept",
+        "ip saddr 203.0.113.0/24 tcp dport { 22, 2222 } accept",
+        "ip6 saddr 2001:db8::/32 tcp dport { 22, 2222 } accept",
+    ]
+
+
 def test_published_ports_are_dropped_unless_a_service_names_them() -> None:
     way = chain("forward", [KAFKA])
     assert way.index("ct status dnat jump services") + 1 == way.index("ct status dnat counter drop")
@@ -172,6 +181,23 @@ def test_a_group_that_is_one_name_and_no_list() -> None:
 @pytest.mark.parametrize("port", ["22-23", 0, "ssh"])
 def test_a_port_of_ssh_that_is_none(port: Any) -> None:
     assert "firewall_ssh_ports: " in mistakes([], {}, [port])[0]
+
+
+@pytest.mark.parametrize("client", ["", "203.0.113.7", "2001:db8::7"])
+def test_networks_of_ssh_in_which_ansible_is(client: str) -> None:
+    assert mistakes([], {}, ssh_cidrs=["203.0.113.0/24", "2001:db8::/32"], ssh_client=client) == []
+    assert mistakes([], {}, ssh_client=client) == []
+
+
+@pytest.mark.parametrize("client", ["198.51.100.7", "2001:db9::7", "fe80::1%eth0"])
+def test_networks_of_ssh_that_would_lock_ansible_out(client: str) -> None:
+    (said,) = mistakes([], {}, ssh_cidrs=["203.0.113.0/24", "2001:db8::/32"], ssh_client=client)
+    assert said.startswith(f"firewall_ssh_cidrs leaves out {client.partition('%')[0]}, from which Ansible comes")
+
+
+def test_a_network_of_ssh_that_is_none() -> None:
+    (said,) = mistakes([], {}, ssh_cidrs=["10.0.0.1/8"], ssh_client="198.51.100.7")
+    assert said.startswith("firewall_ssh_cidrs: '10.0.0.1/8' is no range of addresses; write '10.0.0.1/32'")
 
 
 def test_a_bridge_that_could_not_be_an_interface() -> None:

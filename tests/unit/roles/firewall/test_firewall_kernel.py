@@ -70,8 +70,8 @@ def tried(directory: Path, how: str) -> dict[str, bool]:
 
 
 def test_nft_takes_the_rules_without_a_table_of_ours_before(tmp_path: Path) -> None:
-    for number, services in enumerate(([], SERVICES)):
-        (tmp_path / f"{number}.nft").write_text(_firewall.rules(services, [22, 2222], ["docker0", "br-*"]))
+    for number, (services, networks) in enumerate((([], []), (SERVICES, []), ([], ["10.0.0.0/8", "2001:db8::/32"]))):
+        (tmp_path / f"{number}.nft").write_text(_firewall.rules(services, [22, 2222], ["docker0", "br-*"], networks))
         done = in_namespace("nft", "--check", "--file", str(tmp_path / f"{number}.nft"))
         assert done.returncode == 0, done.stderr
 
