@@ -115,6 +115,11 @@ def _networks(settings: Mapping[str, Any]) -> Iterator[str]:
                 _source_ranges.check(str(cidr))
             except ValueError as error:
                 yield f"gateway_{option}: {error}"
+    if not settings.get("metrics_allowed_cidrs", True):
+        yield (
+            "gateway_metrics_allowed_cidrs is empty, so nobody could read the metrics; name at least one network, for "
+            'the host itself 127.0.0.0/8 and "::1/128".'
+        )
 
 
 def _listening(settings: Mapping[str, Any]) -> Iterator[str]:

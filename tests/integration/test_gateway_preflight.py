@@ -18,6 +18,7 @@ from support.refusals import refusals, said
 KEY = "planted-key-0123456789"
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "cidr": ({"gateway_allowed_cidrs": ["10.0.0.0/33"]}, "gateway_allowed_cidrs: '10.0.0.0/33' is no range"),
+    "metrics": ({"gateway_metrics_allowed_cidrs": []}, "gateway_metrics_allowed_cidrs is empty, so nobody could read"),
     "size": ({"gateway_max_body_bytes": -1}, "gateway_max_body_bytes is -1; it must be between 1024 and"),
     "match": (
         {"gateway_tls_certificate": "good.pem", "gateway_tls_private_key": "other.key"},

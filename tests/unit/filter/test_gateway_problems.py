@@ -59,6 +59,7 @@ def test_good_settings_are_taken() -> None:
         ({"allowed_cidrs": ["10.0.0.0/33"]}, "gateway_allowed_cidrs: '10.0.0.0/33' is no range of addresses"),
         ({"allowed_cidrs": ["10.0.0.5/24"]}, "gateway_allowed_cidrs: '10.0.0.5/24' is no range of addresses"),
         ({"metrics_allowed_cidrs": ["office"]}, "gateway_metrics_allowed_cidrs: 'office' is no range of addresses"),
+        ({"metrics_allowed_cidrs": []}, "gateway_metrics_allowed_cidrs is empty, so nobody could read the metrics"),
         ({"rate_limit_exempt_cidrs": ["::1/129"]}, "gateway_rate_limit_exempt_cidrs: '::1/129' is no range"),
         ({"https_port": 70000}, "gateway_https_port is 70000; it must be between 1 and 65535."),
         ({"https_port": 0}, "gateway_https_port is 0; it must be between 1 and 65535."),
