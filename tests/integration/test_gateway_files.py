@@ -12,8 +12,10 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+from ansible_collections.gpuops.fleet.plugins.filter.gateway_certificate_problems import gateway_certificate_problems
 from support import gateway_role
-from support.certificates import DAY, pair
+from support.certificates import DAY, pair, signed
 from support.gateway_fixtures import haproxy
 from support.local_play import ROOT
 
@@ -76,6 +78,39 @@ def test_haproxy_takes_the_configuration_with_every_option_in_use(tmp_path: path
     assert (written.read_text(), written.stat().st_mode & 0o777) == (key, 0o640)
     assert (tmp_path / "gateway" / "certificate.pem").read_text() == certificate
     assert key.splitlines()[1] not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {},
+        {"key": "RSA-1024"},
+        {"key": "RSA-2048"},
+        {"key": "P-192"},
+        {"digest": "SHA-1"},
+        {"digest": "MD5"},
+        {"authority_digest": "SHA-1"},
+        {"authority_key": "RSA-1024"},
+    ],
+    ids=str,
+)
+def test_preflight_and_openssl_take_and_refuse_the_same_certificates(
+    tmp_path: pathlib.Path, haproxy: str, made: dict[str, str]
+) -> None:
+    """What preflight took and HAProxy refuses would be found by nobody before the next restart."""
+    now = datetime.datetime.now(tz=datetime.UTC)
+    certificate, key = signed(now - DAY, now + DAY, **made)
+    (tmp_path / "certificate.pem").write_text(certificate)
+    (tmp_path / "certificate.pem.key").write_text(key)
+    (tmp_path / "haproxy.cfg").write_text(
+        f"frontend f\n bind 127.0.0.1:1 ssl crt {tmp_path}/certificate.pem\n mode http\n timeout client 1s\n"
+    )
+    checked = subprocess.run(
+        [haproxy, "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, check=False
+    )
+    refused = "SSL certificate into SSL Context" in checked.stderr or "chain certificate into SSL" in checked.stderr
+    assert (checked.returncode != 0) == refused, checked.stderr
+    assert bool(gateway_certificate_problems(certificate, key)) == refused, checked.stderr
 
 
 def text_of(certificate: pathlib.Path, *what: str) -> str:

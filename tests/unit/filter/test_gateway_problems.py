@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.gpuops.fleet.plugins.filter.gateway_certificate_problems import gateway_certificate_problems
 from ansible_collections.gpuops.fleet.plugins.filter.gateway_keys import gateway_keys
 from ansible_collections.gpuops.fleet.plugins.filter.gateway_problems import gateway_problems
-from support.certificates import DAY, pair
+from support.certificates import DAY, pair, signed
 
 NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
 KEY = "planted-key-0123456789"
@@ -156,6 +156,30 @@ def test_a_certificate_that_expired_or_is_not_valid_yet() -> None:
     assert said == "gateway_tls_certificate expired at 2026-11-21 00:00 UTC; renew it."
     (said,) = gateway_certificate_problems(*pair(NOW + DAY, NOW + 2 * DAY), now=NOW)
     assert "is not valid before 2026-11-23 00:00 UTC" in said
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        ({"key": "RSA-1024"}, "gateway_tls_certificate has an RSA key of 1024 bits, which OpenSSL refuses"),
+        ({"key": "P-192"}, "gateway_tls_certificate has a key on the curve secp192r1, whose 192 bits OpenSSL refuses"),
+        (
+            {"digest": "SHA-1"},
+            "gateway_tls_certificate is signed with SHA-1, which OpenSSL refuses; have it signed anew",
+        ),
+        ({"digest": "MD5"}, "gateway_tls_certificate is signed with MD5, which OpenSSL refuses"),
+        ({"authority_key": "RSA-1024"}, "Certificate 2 in gateway_tls_certificate has an RSA key of 1024 bits"),
+    ],
+)
+def test_a_certificate_that_openssl_finds_too_weak(made: dict[str, str], sentence: str) -> None:
+    (said,) = gateway_certificate_problems(*signed(NOW - DAY, NOW + DAY, **made), now=NOW)
+    assert said.startswith(sentence)
+
+
+@pytest.mark.parametrize("made", [{}, {"key": "RSA-2048"}, {"authority_digest": "SHA-1"}])
+def test_a_certificate_that_is_strong_enough(made: dict[str, str]) -> None:
+    """How an authority signed itself is nobody's concern: who trusts it trusts its key."""
+    assert gateway_certificate_problems(*signed(NOW - DAY, NOW + DAY, **made), now=NOW) == []
 
 
 def test_one_of_the_two_alone_and_what_is_neither() -> None:
