@@ -18,6 +18,7 @@ from support import gateway_role
 from support.certificates import DAY, pair, signed
 from support.gateway_fixtures import haproxy
 from support.local_play import ROOT
+from support.playbook_vars import computed
 
 # Fixtures are used by their names.
 __all__ = ["haproxy"]
@@ -156,6 +157,39 @@ def test_a_self_signed_certificate_is_made_once_and_again_when_it_is_no_use(tmp_
         "certificate.pem",
         "certificate.pem.key",
     }
+
+
+def probe_of_the_certificate(place: pathlib.Path) -> tuple[int, str]:
+    """How the probe of the playbook verify ends for this file, and what it says to do."""
+    (probe,) = [one for one in computed("verify", "__verify_gateway_probes") if "certificate" in one["name"]]
+    assert probe["argv"][-1] == "/opt/gateway/certificate.pem"
+    done = subprocess.run([*map(str, probe["argv"][:-1]), place], capture_output=True, text=True, check=False)
+    return done.returncode, probe["fix"]
+
+
+@pytest.mark.parametrize(("days", "status"), [(90, 0), (15, 0), (13, 1), (-1, 1)])
+def test_verify_sees_a_certificate_that_will_expire_or_has(tmp_path: pathlib.Path, days: int, status: int) -> None:
+    now = datetime.datetime.now(tz=datetime.UTC)
+    (tmp_path / "certificate.pem").write_text(signed(now - 90 * DAY, now + days * DAY)[0])
+    found, fix = probe_of_the_certificate(tmp_path / "certificate.pem")
+    assert found == status
+    assert "gateway_tls_certificate and gateway_tls_private_key" in fix
+
+
+def test_a_deployment_renews_a_self_signed_certificate_before_verify_complains(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    place = tmp_path / "certificate.pem"
+    tool("certificate", place, "localhost")
+    assert probe_of_the_certificate(place)[0] == 0
+    issuer = text_of(place, "-issuer", "-nameopt", "multiline").splitlines()
+    organisation = next(line.partition("=")[2].strip() for line in issuer if "organizationName" in line)
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    about = ["-subj", f"/O={organisation}/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    for days, status in ((20, 0), (13, 1)):
+        files = ["-days", str(days), "-keyout", f"{place}.key", "-out", str(place)]
+        subprocess.run([*make, *about, *files], check=True, capture_output=True)
+        assert probe_of_the_certificate(place)[0] == status
+        assert tool("certificate", place, "--dry-run", "localhost")["reason"] == "it expires soon"
 
 
 def test_keys_are_generated_once_and_gone_when_nobody_names_them(tmp_path: pathlib.Path) -> None:

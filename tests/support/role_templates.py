@@ -19,12 +19,12 @@ ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 PLANTED = "/planted"
 
 
-def _trusted(value: Any) -> Any:
+def trusted(value: Any) -> Any:
     """Text that may be a template; from ansible-core 2.19 on it has to be marked as one."""
     if isinstance(value, dict):
-        return {key: _trusted(one) for key, one in value.items()}
+        return {key: trusted(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_trusted(one) for one in value]
+        return [trusted(one) for one in value]
     mark = getattr(ansible.template, "trust_as_template", None)
     return mark(value) if mark and isinstance(value, str) else value
 
@@ -34,7 +34,7 @@ def _variables(role: str) -> dict[str, Any]:
     for directory in ("defaults", "vars"):
         file = ROLES / role / directory / "main.yml"
         if file.exists():
-            found |= _trusted(DataLoader().load_from_file(str(file)) or {})
+            found |= trusted(DataLoader().load_from_file(str(file)) or {})
     return found
 
 
@@ -48,7 +48,7 @@ def render(path: pathlib.Path, **planted: Any) -> str:
     loader.set_basedir(str(path.parent))  # for what it includes
     while True:
         try:
-            return str(Templar(loader, variables).template(_trusted(path.read_text(encoding="utf-8"))))
+            return str(Templar(loader, variables).template(trusted(path.read_text(encoding="utf-8"))))
         except AnsibleError as problem:
             missing = re.search(r"'(\w+)' is undefined", str(problem))
             if not missing or missing[1] in variables:
