@@ -23,6 +23,8 @@ _PERCENTILES = (50, 95, 99)
 _MOST_FAILURES = 3
 _SEE_LOG = "Look at the log of the server."
 _RATE_FIX = "Ask later, raise max_wait_seconds, or give this client a key without a rate limit (unlimited: true)."
+_OPEN_FIX = "Put the gateway in front of it, or start it with the list of allowed routes."
+_FAILED_ROUTE_FIX = "Look at the log of the server for what failed: it has to refuse who has no key before it can fail."
 _CERTIFICATE_FIX = (
     "If nobody known signed the server's certificate, give it as ca_certificate or ca_certificate_file, or its "
     "tls_fingerprint; ask the server by a name that stands in its certificate."
@@ -158,16 +160,17 @@ class _Checker:
         public = {self.values["health_path"], *self.values["public_paths"]}
         probed = _endpoint_routes.probe(self.endpoint, self.key, public)
         self.result["open_routes"] = [str(found[0]) for found in probed.open]
-        words = f"{probed.asked} routes asked without a key"
+        words, fixes = f"{probed.asked} routes asked without a key", []
         if probed.open:
             words += ", open: " + ", ".join(f"{route} ({status})" for route, status in probed.open)
-        fix = "Put the gateway in front of it, or start it with the list of allowed routes."
+            fixes.append(_OPEN_FIX)
+        if probed.failed:
+            words += ", failed with 5xx: " + ", ".join(f"{route} ({status})" for route, status in probed.failed)
+            fixes.append(_FAILED_ROUTE_FIX)
         if probed.stopped:
-            words, fix = (
-                f"{words}, then stopped at {probed.stopped}",
-                _RATE_FIX if "status 429" in probed.stopped else fix,
-            )
-        self._add("open_routes", not (probed.open or probed.stopped), words, fix)
+            words += f", then stopped at {probed.stopped}"
+            fixes = [_RATE_FIX] if "status 429" in probed.stopped else fixes or [_SEE_LOG]
+        self._add("open_routes", not fixes, words, " ".join(fixes))
 
 
 def _check(name: str, ok: bool, detail: str, fix: str) -> dict[str, Any]:

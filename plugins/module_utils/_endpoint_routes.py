@@ -64,9 +64,10 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Probed:
-    """open: route and status of those that answered. stopped: why not all were asked, else empty."""
+    """Routes with the status that they gave: open answered, failed broke (5xx). stopped: why not all were asked."""
 
     open: tuple[tuple[Route, int], ...]
+    failed: tuple[tuple[Route, int], ...]
     asked: int
     stopped: str = ""
 
@@ -75,17 +76,20 @@ def probe(endpoint: Endpoint, api_key: str, public_paths: Collection[str]) -> Pr
     """Each known route, and each that the server names itself, without a key. public_paths may answer anybody."""
     routes = [*KNOWN, *_named_by(endpoint, api_key)]
     found: list[tuple[Route, int]] = []
+    failed: list[tuple[Route, int]] = []
     asked = 0
     for route in routes:
         if route.path in public_paths:
             continue
         answer = _ask(endpoint, route)
         if answer.status is None or answer.status == TOO_MANY_REQUESTS:
-            return Probed(tuple(found), asked, f"{route}: {answer}")
+            return Probed(tuple(found), tuple(failed), asked, f"{route}: {answer}")
         asked += 1
-        if answer.status not in _CLOSED and not 300 <= answer.status < 400:
+        if answer.status >= 500:
+            failed.append((route, answer.status))
+        elif answer.status not in _CLOSED and not 300 <= answer.status < 400:
             found.append((route, answer.status))
-    return Probed(tuple(found), asked)
+    return Probed(tuple(found), tuple(failed), asked)
 
 
 def _ask(endpoint: Endpoint, route: Route) -> Answer:

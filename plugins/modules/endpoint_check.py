@@ -69,7 +69,7 @@ options:
   probe_routes:
     description:
       - Ask each route that vLLM is known to have, and each that the server's own description names, without a key.
-        None but O(health_path) and O(public_paths) may answer.
+        None but O(health_path) and O(public_paths) may answer, and none may fail with 5xx.
     type: bool
     default: true
   public_paths:

@@ -143,6 +143,25 @@ def test_open_routes_are_named_and_what_acts_is_never_called() -> None:
     assert questions == {b"[]"}, "which is no question, so that nothing is computed"
 
 
+def test_a_route_that_fails_is_a_finding_but_not_called_open() -> None:
+    with serving(Faults(open={("GET", "/metrics"): 503, ("POST", "/score"): 500})) as server:
+        result = checked(server.url)
+    (check,) = [check for check in result["checks"] if not check["ok"]]
+    assert check["name"] == "open_routes"
+    assert check["detail"].endswith(
+        "routes asked without a key, failed with 5xx: GET /metrics (503), POST /score (500)"
+    )
+    assert "Look at the log of the server" in check["fix"]
+    assert "gateway" not in check["fix"]
+    assert result["open_routes"] == []
+    with serving(Faults(open={("GET", "/metrics"): 503, ("POST", "/score"): 422})) as server:
+        result = checked(server.url)
+    (check,) = [check for check in result["checks"] if not check["ok"]]
+    assert "open: POST /score (422), failed with 5xx: GET /metrics (503)" in check["detail"]
+    assert "Put the gateway in front of it" in check["fix"]
+    assert "Look at the log of the server" in check["fix"]
+
+
 def test_routes_that_the_server_names_itself_are_asked_too() -> None:
     paths: dict[str, Any] = {
         "/v1/own": {"get": {}},
