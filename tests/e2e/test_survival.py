@@ -103,16 +103,39 @@ def test_hosts_come_back_with_other_addresses(fleet: Fleet, record_property: Cal
     record_property("seconds_until_events_flow", round(time.monotonic() - began, 1))
 
 
+def await_answer_through(gateway: Machine, seconds: float) -> None:
+    """Wait until a client with a key is served."""
+    key, certificate = (gateway.run(f"cat /opt/gateway/{name}") for name in ("secrets/keys/verify", "certificate.pem"))
+    url = f"https://{gateway.address}/v1/models"
+    eventually(lambda: http(url, None, key.strip(), certificate)[0] == 200, seconds, "an answer through the gateway")
+
+
 def test_a_killed_model_server_comes_back_by_itself(fleet: Fleet) -> None:
     """Its clients see that through the gateway, which takes it in again."""
     killed, gateway = fleet.service("vllm"), fleet.machine("gateway")
-    key, certificate = (gateway.run(f"cat /opt/gateway/{name}") for name in ("secrets/keys/verify", "certificate.pem"))
     before = killed.container()
     eventually(killed.kill_9, 60, "the kill of the model server")
     eventually(lambda: killed.container() not in ("", before), 120, "its next container")
     wait_until_healthy(fleet, "vllm")
-    url = f"https://{gateway.address}/v1/models"
-    eventually(lambda: http(url, None, key.strip(), certificate)[0] == 200, 90, "an answer through the gateway")
+    await_answer_through(gateway, 90)
+
+
+def test_a_killed_gateway_comes_back_by_itself(fleet: Fleet) -> None:
+    """kill -9 of its main process, which has no time to end the one that serves."""
+    gateway = fleet.machine("gateway")
+    await_answer_through(gateway, 90)
+
+    def main_process() -> int:
+        return int(gateway.run("systemctl show --property=MainPID --value gateway.service"))
+
+    before = main_process()
+    assert before > 1, "it runs"
+    gateway.run(f"kill -9 {before}")
+    # 0 while there is none.
+    eventually(lambda: main_process() not in (0, before), 120, "the gateway's next main process")
+    await_answer_through(gateway, 120)
+    # It answers before systemd has written down what it read.
+    eventually(lambda: gateway.run("systemctl is-active gateway.service") == "active\n", 120, "an active unit")
 
 
 def test_ledger_balances_after_ten_kills_of_each_part(fleet: Fleet, tmp_path: pathlib.Path) -> None:
