@@ -90,7 +90,7 @@ def test_model_answers_with_its_key_and_only_with_it(fleet: Fleet) -> None:
     status, body = http(f"{url}/v1/completions", wish, key, certificate)
     assert status == 200, body
     assert json.loads(body)["usage"]["completion_tokens"] > 0
-    # The model server's own key is nobody's but the gateway's.
+    # The model server's own key is no client's.
     for other in (None, "not-the-key", fleet.service("vllm").secret("api_key")):
         assert http(f"{url}/v1/completions", wish, other, certificate)[0] == 401
     assert http(f"{url}/health", certificate=certificate)[0] == 200
