@@ -41,6 +41,10 @@ options:
     description: The oldest version that is good enough, such as V(580.65). Empty takes any that works.
     type: str
     default: ""
+  minimum_reason:
+    description: What needs that version, for the sentence that refuses an older one. Empty where the user asks for it.
+    type: str
+    default: ""
   source:
     description: Where a missing driver comes from.
     type: str
@@ -147,6 +151,7 @@ def nvidia_driver_decision(
     module: str = "auto",
     gpu_count: int = 0,
     replace: bool = False,
+    minimum_reason: str = "",
 ) -> dict[str, Any]:
     """What to do for this host, from its own answers and those that are planted."""
     own = sections(facts)
@@ -155,6 +160,7 @@ def nvidia_driver_decision(
     wishes = Wishes(
         branch=str(branch),
         minimum_version=str(minimum_version),
+        minimum_reason=str(minimum_reason),
         source=source,
         module=module,
         gpu_count=int(gpu_count),

@@ -13,6 +13,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._model_engines import
     DRIVERS,
     OLDER_CUDA,
     Engine,
+    engine_of,
     numbers,
     words,
 )
@@ -92,6 +93,18 @@ def _driver(wish: Wish, engine: Engine) -> Iterator[Check]:
             yield Check("driver", REFUSED, f"{detail}, which is too old: it takes {words(needed)} at least.", fix)
         else:
             yield Check("driver", PASSED, f"{detail}.")
+
+
+def driver_of(image: str) -> tuple[str, str]:
+    """The first driver branch that runs an image, and why, for people; both empty where nobody knows."""
+    engine = engine_of(image)
+    if engine.image is None:
+        return "", ""
+    lowest = DRIVERS[engine.image.cuda[0]][0]
+    why = f"vllm_image {image} is built for CUDA {words(engine.image.cuda)}"
+    if engine.image.cuda[0] > OLDER_CUDA.cuda[0]:
+        why += f"; v{words(engine.version)}-cu129 runs with {words(DRIVERS[OLDER_CUDA.cuda[0]][0])}"
+    return words(lowest), why
 
 
 def _older(engine: Engine, wish: Wish) -> str:

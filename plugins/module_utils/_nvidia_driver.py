@@ -104,8 +104,7 @@ def _check_branch(host: Host, branch: str, wishes: Wishes) -> None:
             )
     if wishes.minimum_version and int(branch) < version(wishes.minimum_version)[0]:
         raise NoPackages(
-            f"Driver branch {branch} is below nvidia_driver_minimum_version {wishes.minimum_version}. Change one of "
-            "them."
+            f"Driver branch {branch} is below nvidia_driver_minimum_version {wishes.minimum}. Change one of them."
         )
 
 
@@ -188,9 +187,9 @@ def _working(host: Host, wishes: Wishes) -> Decision:
     if wishes.minimum_version and version(found) < version(wishes.minimum_version):
         if not wishes.replace:
             return _refuse(
-                f"Driver {found} works, and nvidia_driver_minimum_version asks for {wishes.minimum_version}. A driver "
-                "that works is not replaced under running containers: set nvidia_driver_replace to true, which reboots "
-                "the host, or rent it with another image."
+                f"Driver {found} works, and nvidia_driver_minimum_version asks for {wishes.minimum}. A driver that "
+                "works is not replaced under running containers: set nvidia_driver_replace to true, which reboots the "
+                "host, or rent it with another image."
             )
         if host.runfile and not host.driver_packages():
             return _refuse(

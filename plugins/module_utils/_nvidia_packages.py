@@ -30,10 +30,17 @@ class Wishes:
 
     branch: str = ""
     minimum_version: str = ""
+    minimum_reason: str = ""  # who asks for it, where it is not the user
     source: str = "auto"  # ubuntu, cuda
     module: str = "auto"  # open, proprietary
     gpu_count: int = 0  # how many were rented
     replace: bool = False
+
+    @property
+    def minimum(self) -> str:
+        """As the sentences name it."""
+        why = f" ({self.minimum_reason})" if self.minimum_reason else ""
+        return f"{self.minimum_version}{why}"
 
 
 @dataclass(frozen=True)
