@@ -11,7 +11,8 @@ import shlex
 
 DRAIN_HOOKS_PATH = "/etc/gpuops-fleet/drain.d"
 
-# Images let root in with a key, or not at all, or with a word that only says no.
+# Images let root in with a key, or not at all, or with a word that only says no. The name comes after that of the role
+# hardening's file, which this would otherwise write over at each boot: sshd takes the first value that it reads.
 _STARTUP = """\
 #!/bin/sh
 set -eu
@@ -19,7 +20,7 @@ mkdir -p /root/.ssh /etc/ssh/sshd_config.d @HOOKS@
 echo @KEY@ > /root/.ssh/authorized_keys
 chmod 700 /root/.ssh
 chmod 600 /root/.ssh/authorized_keys
-echo 'PermitRootLogin prohibit-password' > /etc/ssh/sshd_config.d/00-gpuops-fleet.conf
+echo 'PermitRootLogin prohibit-password' > /etc/ssh/sshd_config.d/01-gpuops-fleet-root.conf
 systemctl reload ssh.service || systemctl reload sshd.service
 """
 

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp, gcp_boot
 from emulators.server import serving
 from emulators.world import World
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
+from support.fake_commands import Commands
 from support.gcp_calls import KEY, marker, offer_in, rent, rental, request
+from support.local_play import ROOT
 
 PREEMPTED = "/computeMetadata/v1/instance/preempted"
 
@@ -80,3 +83,24 @@ def test_a_key_is_no_command() -> None:
     assert "nobody@nowhere" not in gcp_boot.startup_script(KEY)
     subprocess.run(["sh", "-n", "-c", script], check=True)
     subprocess.run(["sh", "-n", "-c", gcp_boot.shutdown_script()], check=True)
+
+
+def test_a_boot_leaves_the_file_of_the_role_hardening_alone_and_behind_it(tmp_path: Path) -> None:
+    """Else SSH would have its old options again after every reboot."""
+    variables = yaml.safe_load((ROOT / "roles/hardening/vars/main.yml").read_text())
+    theirs = Path(variables["__hardening_ssh_file"])
+    script = gcp_boot.startup_script(KEY)
+    assert str(theirs) not in script
+    hardened = Path(f"{tmp_path}{theirs}")
+    hardened.parent.mkdir(parents=True)
+    hardened.write_text("AuthenticationMethods publickey\n")
+    commands = Commands(tmp_path / "commands")
+    commands.fake("systemctl", "")
+    here = script.replace(" /", f" {tmp_path}/")
+    for _boot in range(2):
+        subprocess.run(["sh", "-c", here], env={"PATH": f"{commands.bin}:/usr/bin:/bin"}, check=True)
+    # In the order in which sshd reads them.
+    first, second = sorted(hardened.parent.iterdir(), key=lambda file: file.name)
+    assert (first, first.read_text()) == (hardened, "AuthenticationMethods publickey\n")
+    assert second.read_text() == "PermitRootLogin prohibit-password\n"
+    assert [call.strip() for call in commands.called()] == ["systemctl reload ssh.service"] * 2
