@@ -55,6 +55,10 @@ def test_root_has_no_password(host: Host) -> None:
     assert host.check_output("getent shadow root").split(":")[1] == "!$6$planted$planted"
 
 
+def test_what_was_stricter_before_stays(host: Host) -> None:
+    assert "logingracetime 45" in host.check_output("sshd -T").splitlines()
+
+
 def test_the_trial_is_over(host: Host) -> None:
     assert host.file(DROP_IN).content_string == host.file(WANTED).content_string
     assert not host.service("gpuops-fleet-hardening-rollback.timer").is_running

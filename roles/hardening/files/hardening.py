@@ -10,13 +10,16 @@ apply CANDIDATE: give sshd these options on trial. confirm: keep them. rollback:
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 ROLLBACK = "gpuops-fleet-hardening-rollback"
@@ -24,6 +27,22 @@ ROLLBACK = "gpuops-fleet-hardening-rollback"
 SAME = {"prohibit-password": "without-password"}
 # As for root from anywhere: what `Match` says about others is somebody's own decision.
 EFFECTIVE = ["sshd", "-T", "-C", "user=root,host=localhost,addr=127.0.0.1"]
+# What the host would say without our file, given as text.
+WITHOUT_OURS = ["sshd", "-T", "-f", "/dev/stdin"]
+# Of whoever a `Match` is about. Where more stays for the others, it may still be what the role itself wants.
+ENOUGH = {
+    "permitrootlogin": "without-password",
+    "authenticationmethods": "publickey",
+    "passwordauthentication": "no",
+    "kbdinteractiveauthentication": "no",
+    "hostbasedauthentication": "no",
+}
+# What is switched on where one of the methods that stay needs it: sshd refuses what nobody could satisfy.
+NEEDS = {
+    "password": "passwordauthentication",
+    "keyboard-interactive": "kbdinteractiveauthentication",
+    "hostbased": "hostbasedauthentication",
+}
 # What says that audit rules are ours.
 AUDIT_KEY = "gpuops-"
 
@@ -38,16 +57,19 @@ class Places(NamedTuple):
     before: pathlib.Path = pathlib.Path("/var/lib/gpuops-fleet/hardening/ssh-before.json")
     proc: pathlib.Path = pathlib.Path("/proc")
     shadow: pathlib.Path = pathlib.Path("/etc/shadow")
+    sshd_config: pathlib.Path = pathlib.Path("/etc/ssh/sshd_config")
 
 
-def execute(arguments: list[str], may_fail: bool = False) -> str:
-    """Run a command and return what it prints; nothing where it may fail and does."""
+def execute(arguments: list[str], may_fail: bool = False, text: str | None = None) -> str:
+    """Run a command with this text as its input and return what it prints; nothing where it may fail and does."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     try:
         done = subprocess.run(
             [shutil.which(arguments[0], path=path) or arguments[0], *arguments[1:]],
+            input=text,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             timeout=60,
             env={**os.environ, "LC_ALL": "C"},
@@ -92,8 +114,50 @@ def not_effective(wanted: str, effective: str) -> list[str]:
     return [
         f"{name} is {holds.get(name, 'not known')}"
         for name, value in options(wanted).items()
-        if holds.get(name, "").lower() != value.lower()
+        if holds.get(name, "").lower() not in (value.lower(), ENOUGH.get(name))
     ]
+
+
+def without(config: pathlib.Path, left_out: pathlib.Path) -> str:
+    """sshd's configuration, less one of the files that it includes."""
+    lines = []
+    for line in config.read_text(encoding="utf-8", errors="replace").splitlines():
+        include = re.match(r"\s*include[\s=]+(.+)", line, re.IGNORECASE)
+        if include:
+            patterns = shlex.split(include[1], comments=True)
+            # In the order in which sshd takes them; a name that is not absolute is one beside the configuration.
+            files = [name for pattern in patterns for name in sorted(glob.glob(str(config.parent / pattern)))]
+            names = [f'"{name}"' for name in files if pathlib.Path(name).resolve() != left_out.resolve()]
+            line = f"Include {' '.join(names)}" if names else ""
+        lines.append(f"{line}\n")
+    return "".join(lines)
+
+
+def beyond_a_key(theirs: dict[str, str]) -> list[list[str]]:
+    """The ways in, each a list of methods, where each of them demands a key and more; else none."""
+    words = theirs.get("authenticationmethods", "").split()
+    ways = [[method.partition(":")[0] for method in word.split(",")] for word in words]
+    return ways if all("publickey" in way and len(way) > 1 for way in ways) else []
+
+
+def stricter(wanted: str, theirs: dict[str, str], as_root: bool) -> str:
+    """The wanted text, with what is stricter of theirs in its place; as_root says that Ansible itself comes as root."""
+    stays = {}
+    if theirs.get("permitrootlogin") in ("no", "forced-commands-only") and not as_root:
+        stays["permitrootlogin"] = theirs["permitrootlogin"]
+    ways = beyond_a_key(theirs)
+    if ways:
+        stays["authenticationmethods"] = theirs["authenticationmethods"]
+        stays.update({NEEDS[method]: "yes" for way in ways for method in way if method in NEEDS})
+    seconds, ours = theirs.get("logingracetime", ""), options(wanted).get("logingracetime", "")
+    # 0 would be forever.
+    if seconds.isdigit() and ours.isdigit() and 0 < int(seconds) < int(ours):
+        stays["logingracetime"] = seconds
+    lines = []
+    for line in wanted.split("\n"):
+        name = line.partition(" ")[0]
+        lines.append(f"{name} {stays[name.lower()]}" if name.lower() in stays else line)
+    return "\n".join(lines)
 
 
 class Trial:
@@ -159,20 +223,28 @@ class Trial:
             self._places.before.unlink()
 
 
-def own_connection(proc: pathlib.Path) -> str:
-    """SSH_CONNECTION of this session, read from its parents too, because sudo takes it away; empty without SSH."""
+def environments(proc: pathlib.Path) -> Iterator[dict[str, str]]:
+    """Of this process, then of each of its parents, as far as they can be read."""
     process = "self"
     while process != "0":
         try:
-            environment = (proc / process / "environ").read_bytes().split(b"\0")
+            entries = (proc / process / "environ").read_bytes().decode(errors="replace").split("\0")
             status = (proc / process / "status").read_text(encoding="utf-8")
         except OSError:
-            return ""
-        for entry in environment:
-            if entry.startswith(b"SSH_CONNECTION="):
-                return entry.partition(b"=")[2].decode()
+            return
+        yield dict(entry.partition("=")[::2] for entry in entries)
         process = status.partition("PPid:")[2].split()[0]
-    return ""
+
+
+def own_connection(proc: pathlib.Path) -> str:
+    """SSH_CONNECTION of this session, read from its parents too, because sudo takes it away; empty without SSH."""
+    return next((found["SSH_CONNECTION"] for found in environments(proc) if "SSH_CONNECTION" in found), "")
+
+
+def login_user(proc: pathlib.Path) -> str:
+    """Who logged in by SSH for this session: what the outermost of its processes got from sshd; empty without SSH."""
+    users = [found.get("LOGNAME", "") for found in environments(proc) if "SSH_CONNECTION" in found]
+    return users[-1] if users else ""
 
 
 def login_method(connection: str, journal: str) -> str:
@@ -227,14 +299,48 @@ def root_password(shadow: str) -> str:
     return "none"
 
 
-def look(wishes: dict[str, Any], places: Places) -> dict[str, Any]:
-    container = execute(["systemd-detect-virt", "--container"], may_fail=True).strip()
-    drop_in = next((file for file in wishes["files"] if file["path"] == str(places.drop_in)), None)
-    pending = drop_in is not None and (stale(drop_in) or places.before.exists())
-    connection = own_connection(places.proc)
+def look_at_ssh(wanted: dict[str, str] | None, places: Places, server: bool) -> dict[str, Any]:
+    """The drop-in for this host, whether it is to be tried, and how Ansible came; server: whether there is an sshd."""
+    answer: dict[str, Any] = {"ssh_pending": False, "ssh_text": "", "login_method": "", "ssh_demands": ""}
+    answer["sshd_differs"] = []
+    if wanted is None or not server:
+        return answer
+    connection, user = own_connection(places.proc), login_user(places.proc)
+    # Without our file: what it says is no wish of anybody else's, and would hide what is.
+    config = without(places.sshd_config, places.drop_in)
+    try:
+        theirs = options(execute(WITHOUT_OURS, text=config))
+    except HardeningError as problem:
+        raise HardeningError(f"Mend this host's own SSH options, without {places.drop_in}: {problem}") from None
+    text = stricter(wanted["text"], theirs, user == "root")
+    pending = stale({**wanted, "text": text}) or places.before.exists()
+    answer.update({"ssh_text": text, "ssh_pending": pending})
+    if not pending:
+        answer["sshd_differs"] = not_effective(text, execute(EFFECTIVE))
+        return answer
     # The journal is only asked when SSH is about to change: it may be long.
     journal = ["journalctl", "--quiet", "--boot", "--output=cat", "--identifier=sshd", "--identifier=sshd-session"]
-    method = login_method(connection, execute(journal, may_fail=True)) if pending else ""
+    method = login_method(connection, execute(journal, may_fail=True))
+    ways = beyond_a_key(theirs)
+    if ways and method == "publickey":
+        # By a key alone: a `Match` of theirs lets it in so, or else nothing but our file did.
+        address = connection.split()[0]
+        for_us = options(execute([*WITHOUT_OURS, "-C", f"user={user},host={address},addr={address}"], text=config))
+        own_ways = beyond_a_key(for_us)
+        if own_ways and all(set(way) != {"publickey"} for way in own_ways):
+            answer["ssh_demands"] = for_us["authenticationmethods"]
+    elif user != "root" and any(method.partition("/")[0] in way for way in ways):
+        # sshd names the last of several methods. Root would not get in by this one any more.
+        method = "publickey"
+    answer["login_method"] = method
+    return answer
+
+
+def look(wishes: dict[str, Any], places: Places) -> dict[str, Any]:
+    container = execute(["systemd-detect-virt", "--container"], may_fail=True).strip()
+    found = units(wishes["units"])
+    wanted = next((file for file in wishes["files"] if file["path"] == str(places.drop_in)), None)
+    ssh = look_at_ssh(wanted, places, found.get("ssh.service", {}).get("load") == "loaded")
     now = {name: setting(places.proc, name) for name in wishes["sysctl"]}
     known = {
         name: shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin") is not None
@@ -243,7 +349,7 @@ def look(wishes: dict[str, Any], places: Places) -> dict[str, Any]:
     parents = [pathlib.Path(file["path"]).parent for file in wishes["files"]]
     answer: dict[str, Any] = {
         "container": container or "none",
-        "stale": [file["path"] for file in wishes["files"] if stale(file)],
+        "stale": [file["path"] for file in wishes["files"] if file is not wanted and stale(file)],
         "directories": sorted({str(parent) for parent in parents if parent.is_dir()}),
         "docker": pathlib.Path("/etc/docker").is_dir(),
         "sysctl_differs": sorted(
@@ -252,19 +358,14 @@ def look(wishes: dict[str, Any], places: Places) -> dict[str, Any]:
             if is_now is not None and is_now != " ".join(str(wishes["sysctl"][name]).split())
         ),
         "sysctl_unknown": sorted(name for name, is_now in now.items() if is_now is None),
-        "units": units(wishes["units"]),
+        "units": found,
         "programs": known,
-        "over_ssh": bool(connection),
-        "login_method": method,
-        "ssh_pending": pending,
+        **ssh,
         "root_password": root_password(places.shadow.read_text(encoding="utf-8")),
-        "sshd_differs": [],
         "audit_possible": False,
         "audit_merged": False,
         "audit_loaded": 0,
     }
-    if drop_in is not None and not pending:
-        answer["sshd_differs"] = not_effective(drop_in["text"], execute(EFFECTIVE))
     if known["augenrules"]:
         answer["audit_possible"] = bool(execute(["auditctl", "-s"], may_fail=True))
         answer["audit_merged"] = "No change" in execute(["augenrules", "--check"], may_fail=True)

@@ -19,6 +19,9 @@ OWN_LINES = (
     "Accepted password for ubuntu from 203.0.113.7 port 50413 ssh2\n"
     "Accepted publickey for root from 2001:db8::7 port 50414 ssh2: RSA SHA256:abc\n"
 )
+# What sshd gives the shell of a login.
+SHELL = "A=b\0LOGNAME=ubuntu\0SSH_CONNECTION=c 1 h 22\0"
+LOADED = "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
 
 
 hardening = load_program(SCRIPT)
@@ -65,6 +68,7 @@ def places(tmp_path: Path) -> Any:
         tmp_path / "state/before.json",
         tmp_path / "proc",
         tmp_path / "shadow",
+        tmp_path / "sshd_config",
     )
 
 
@@ -177,12 +181,13 @@ def test_how_a_login_was_proven_is_read_from_the_journal(connection: str, method
 
 
 def test_the_connection_is_found_behind_sudo(tmp_path: Path) -> None:
-    for process, parent, environment in (("self", "7", b"HOME=/root"), ("7", "1", b"A=b\0SSH_CONNECTION=c 1 h 22\0")):
+    for process, parent, environment in (("self", "7", b"HOME=/root"), ("7", "1", SHELL.encode())):
         (tmp_path / process).mkdir()
         (tmp_path / process / "environ").write_bytes(environment)
         (tmp_path / process / "status").write_text(f"Name:\tx\nPPid:\t{parent}\n")
     assert hardening.own_connection(tmp_path) == "c 1 h 22"
-    assert hardening.own_connection(tmp_path / "none") == ""
+    assert hardening.login_user(tmp_path) == "ubuntu"
+    assert hardening.own_connection(tmp_path / "none") == hardening.login_user(tmp_path / "none") == ""
 
 
 @pytest.mark.parametrize(
@@ -195,8 +200,9 @@ def test_passwords_of_root(word: str, means: str) -> None:
 def look(monkeypatch: pytest.MonkeyPatch, places: Any, answers: dict[str, str], **wishes: Any) -> dict[str, Any]:
     """Look at a host whose commands give these answers, by their first words."""
     places.shadow.write_text("root:*:1::::::\n")
+    places.sshd_config.write_text(f"Include {places.drop_in.parent}/*.conf\n")
 
-    def execute(arguments: list[str], may_fail: bool = False) -> str:
+    def execute(arguments: list[str], may_fail: bool = False, text: str | None = None) -> str:
         words = " ".join(arguments)
         return next((answer for beginning, answer in answers.items() if words.startswith(beginning)), "")
 
@@ -250,8 +256,11 @@ def test_options_in_place_must_also_hold(monkeypatch: pytest.MonkeyPatch, places
     places.drop_in.chmod(0o644)
     files = [{"path": str(places.drop_in), "text": NEW, "mode": "0644"}]
     said = "permitrootlogin without-password\npasswordauthentication yes\n"
-    seen = look(monkeypatch, places, {"sshd -T": said}, files=files)
+    wishes: dict[str, Any] = {"files": files, "units": ["ssh.service"]}
+    seen = look(monkeypatch, places, {"systemctl show": LOADED, "sshd -T -C": said}, **wishes)
     assert (seen["ssh_pending"], seen["sshd_differs"]) == (False, ["passwordauthentication is yes"])
     places.before.parent.mkdir()
     places.before.write_text('{"text": null}')
-    assert look(monkeypatch, places, {}, files=files)["ssh_pending"], "a trial that was cut is still to be made"
+    seen = look(monkeypatch, places, {"systemctl show": LOADED}, **wishes)
+    assert seen["ssh_pending"], "a trial that was cut is still to be made"
+    assert not look(monkeypatch, places, {}, **wishes)["ssh_pending"], "there is no server that could try it"

@@ -277,6 +277,16 @@ def test_a_login_by_password_is_refused_before_anything_changes(tmp_path: Path, 
     assert given not in said
 
 
+def test_what_would_lock_ansible_out_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    seen = hardening_role.host(
+        ssh_pending=True, login_method="publickey", ssh_demands="publickey,password publickey,hostbased"
+    )
+    done = hardening_role.play(tmp_path, ["main"], seen)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "the SSH server of localhost demands publickey,password publickey,hostbased of Ansible too" in said
+    assert "changed=0" in said
+
+
 def test_what_is_not_effective_is_said(tmp_path: Path) -> None:
     seen = hardening_role.host(
         sshd_differs=["passwordauthentication is yes"], sysctl_differs=["net.ipv4.ip_forward is 0"], audit_loaded=3
