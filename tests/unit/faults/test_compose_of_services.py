@@ -1,15 +1,17 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Compose files of all services, as the roles' own templates and defaults make them."""
+"""The Compose files of all services, as the roles' own templates and defaults make them, and who watches what runs."""
 
 from __future__ import annotations
 
+import pathlib
 import re
 from typing import Any
 
 import pytest
 import yaml
+from support import watched_fleet
 from support.local_play import ROOT, run_plays
 
 MODEL = "acme/Planted-8B"
@@ -84,10 +86,22 @@ def test_no_container_is_root_or_without_limits(compose: dict[str, dict[str, Any
         assert int(one.get("pids_limit", 0)) > 0, name
 
 
-def test_every_container_has_a_health_check_and_rotated_logs(compose: dict[str, dict[str, Any]]) -> None:
-    for name, one in containers(compose).items():
-        check = one.get("healthcheck", {})
-        assert check.get("test"), name
-        assert not check.get("disable"), name
-        logs = one.get("logging", {})
-        assert (logs.get("driver"), {*logs.get("options", {})}) == ("json-file", {"max-size", "max-file"}), name
+def test_whatever_runs_is_looked_after(compose: dict[str, dict[str, Any]], tmp_path: pathlib.Path) -> None:
+    """By its health check, by the rotation of its log, and by the monitoring."""
+    every = containers(compose)
+    checks = {name: one.get("healthcheck", {}) for name, one in every.items()}
+    logs = {name: one.get("logging", {}) for name, one in every.items()}
+    rotated = ("json-file", {"max-size", "max-file"})
+    wanted = {("node", host) for host in watched_fleet.FLEET}
+    wanted |= {("processor", "processor-1"), ("vllm", "vllm-1"), ("gateway", "gateway-1")}
+    # All at once: where several are gone, each is named.
+    assert {
+        "without a health check": [
+            name for name, check in checks.items() if not check.get("test") or check.get("disable")
+        ],
+        "with a log that grows": [
+            name for name, log in logs.items() if (log.get("driver"), {*log.get("options", {})}) != rotated
+        ],
+        "not watched": wanted - watched_fleet.asked(tmp_path),
+        "no alert": watched_fleet.KINDS - watched_fleet.alerts(),
+    } == {"without a health check": [], "with a log that grows": [], "not watched": set(), "no alert": set()}
