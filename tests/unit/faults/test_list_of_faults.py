@@ -11,6 +11,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 from support.local_play import ROOT
 
 PATCHES = sorted((ROOT / "tests" / "mutations").iterdir())
@@ -22,6 +23,12 @@ ROWS = ROW.findall((ROOT / "docs" / "faults.md").read_text())
 def test_there_are_fourteen_and_each_has_its_patch() -> None:
     assert [number for number, _name, _guard in ROWS] == [f"{number:02}" for number in range(1, 15)]
     assert [path.name for path in PATCHES] == [f"{number}-{name}.patch" for number, name, _guard in ROWS]
+
+
+def test_every_change_that_is_pushed_is_tried_with_them() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    commands = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert "make mutations" in commands, "a list that nobody tries grows old"
 
 
 @pytest.mark.parametrize("guard", [guard for _number, _name, guard in ROWS])
