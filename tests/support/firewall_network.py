@@ -4,8 +4,9 @@
 """A small network in namespaces of its own, in which real rules are tried by real connections.
 
 Run as a program inside `unshare --net --mount`, so that nothing of it is left: host (this namespace, with a container
-behind docker0 whose port 80 is published as 8080, as Docker does it), and two neighbours, peer and other. Takes the
-directory with rules.nft and peers.json; prints {"who family port": whether it answered} as one line of JSON.
+behind docker0 whose port 80 is published as 8080, by IPv4 and IPv6, as Docker does it), and two neighbours, peer and
+other. Takes the directory with rules.nft and peers.json; prints {"who family port": whether it answered} as one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from typing import Any
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "roles/firewall/files/firewall.py"
 NEIGHBOURS = {"peer": 1, "other": 2}
 ADDRESSES = {"peer": ["10.9.1.2", "fd09:1::2"], "other": ["10.9.2.2", "fd09:2::2"]}
-CONTAINER = "172.30.0.2"
+CONTAINER = {"ipv4": "172.30.0.2", "ipv6": "fd09:30::2"}
 LISTENERS = {"": (22, 8443, 9092, 9093, 9150, 9999), "container": (80,), "other": (7000,)}
 PUBLISH = """
 table ip nat {
   chain PREROUTING { type nat hook prerouting priority dstnat; tcp dport 8080 dnat to 172.30.0.2:80; }
+}
+table ip6 nat {
+  chain PREROUTING { type nat hook prerouting priority dstnat; tcp dport 8080 dnat to [fd09:30::2]:80; }
 }
 """
 LISTEN = """
@@ -72,11 +76,14 @@ def build() -> None:
     wire("container", "veth-container")
     command("ip", "link", "add", "docker0", "type", "bridge")
     command("ip", "link", "set", "veth-container", "master", "docker0")
-    command("ip", "address", "add", "172.30.0.1/24", "dev", "docker0")
     command("ip", "link", "set", "docker0", "up")
-    command(*inside("container"), "ip", "address", "add", f"{CONTAINER}/24", "dev", "eth0")
-    command(*inside("container"), "ip", "route", "add", "default", "via", "172.30.0.1")
-    pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    for address, prefix in (("172.30.0.", 24), ("fd09:30::", 64)):
+        command("ip", "address", "add", f"{address}1/{prefix}", "dev", "docker0", *no_detection(address))
+        own = f"{address}2/{prefix}"
+        command(*inside("container"), "ip", "address", "add", own, "dev", "eth0", *no_detection(address))
+        command(*inside("container"), "ip", "route", "add", "default", "via", f"{address}1")
+    for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        pathlib.Path("/proc/sys/net", switch).write_text("1")
     command("nft", "--file", "-", text=PUBLISH)
 
 
@@ -132,12 +139,16 @@ def attempts() -> dict[str, tuple[str, str, int]]:
         for port in (22, 8080, 8443, 9092, 9093, 9150, 9999):
             found[f"{name} ipv4 {port}"] = (name, f"10.9.{number}.1", port)
             found[f"{name} ipv6 {port}"] = (name, f"fd09:{number}::1", port)
-        found[f"{name} past the published port"] = (name, CONTAINER, 80)
+        for family, address in CONTAINER.items():
+            found[f"{name} {family} past the published port"] = (name, address, 80)
     found["container to its host"] = ("container", "172.30.0.1", 9999)
+    found["container to its host by ipv6"] = ("container", "fd09:30::1", 9999)
     found["container to the outside"] = ("container", "10.9.2.2", 7000)
+    found["container to the outside by ipv6"] = ("container", "fd09:2::2", 7000)
     found["host to the outside"] = ("", "fd09:2::2", 7000)
     found["host to itself"] = ("", "10.9.1.1", 9999)
-    found["host to its container"] = ("", CONTAINER, 80)
+    found["host to its container"] = ("", CONTAINER["ipv4"], 80)
+    found["host to its container by ipv6"] = ("", CONTAINER["ipv6"], 80)
     return found
 
 
@@ -145,9 +156,10 @@ def main(directory: pathlib.Path, guarded: bool) -> None:
     build()
     listeners = listen()
     try:
-        # The neighbours' links need a moment until they carry IPv6.
+        # The links need a moment until they carry IPv6.
         deadline = time.monotonic() + 20
-        while not (answers("peer", "fd09:1::1", 22) and answers("other", "fd09:2::1", 22)):
+        first = [("peer", "fd09:1::1", 22), ("other", "fd09:2::1", 22), ("container", "fd09:30::1", 22)]
+        while not all(answers(*attempt) for attempt in first):
             assert time.monotonic() < deadline, "The network was never there."
         if guarded:
             load(directory)
