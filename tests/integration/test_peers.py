@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.gpuops.fleet.plugins.filter.monitoring_problems import monitoring_problems
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PIN = "sha256:" + "a" * 64
@@ -76,7 +77,7 @@ def found(
                     "content": "{{ {"
                     + ", ".join(f"'{name}': __peers_vllm_{name}" for name in NAMES)
                     + "".join(f", '{name}': __peers_{name}" for name in BEHIND)
-                    + ", 'targets': __watch_targets} | to_json }}",
+                    + ", 'targets': __watch_targets, 'relays': __watch_relays} | to_json }}",
                 },
             },
         ],
@@ -171,6 +172,20 @@ def test_what_is_watched_is_asked_at_the_port_that_it_has(tmp_path: pathlib.Path
         {"host": "vllm-2", "address": "vllm-2.acme-llm.internal", "port": 9200, "job": "node"},
         {"host": "processor-1", "address": "processor-1.acme-llm.internal", "port": 8081, "job": "processor"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("listens", "asked"),
+    [(None, "127.0.0.1"), ("*", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]"), ("10.0.0.5", "10.0.0.5")],
+)
+def test_a_gateway_tells_its_own_host_how_it_is_wherever_it_listens(
+    tmp_path: pathlib.Path, listens: str | None, asked: str
+) -> None:
+    listening = {} if listens is None else {"gateway_metrics_address": listens}
+    told = found(tmp_path, {}, gateway={"producer-1": {"ansible_connection": "local", **listening}})
+    relays = ast.literal_eval(told["relays"])
+    assert relays == [{"name": "gateway", "url": f"http://{asked}:8404/metrics", "prefix": "haproxy_"}]
+    assert monitoring_problems({"exporter_relays": relays}) == [], "what the role that relays them would refuse"
 
 
 def test_a_producer_that_is_sent_elsewhere_is_not_held_to_the_certificate_of_the_gateway(
