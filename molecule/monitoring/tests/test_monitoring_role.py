@@ -71,11 +71,12 @@ def test_what_is_asked_answers(host: Host) -> None:
 
 
 def test_containers_are_measured(host: Host) -> None:
-    labels = '{project="tiny",container="tiny-sleeper-1"}'
+    labels = '{project="pages",container="pages-sleeper-1"}'
     wait_until(lambda: value(host, f"fleet_container_running{labels}") == "1", 60, "A sample of the container")
     assert value(host, f"fleet_container_memory_limit_bytes{labels}") == str(64 * 1024 * 1024)
     assert 0 < float(value(host, f"fleet_container_memory_bytes{labels}")) < 64 * 1024 * 1024
     assert float(value(host, f"fleet_container_cpu_seconds_total{labels}")) > 0
+    assert value(host, "count(fleet_container_running)") == "1", "what a stranger ran once, and ended, is nobody's alert"
 
 
 def test_what_needs_a_key_comes_by_its_own_host(host: Host) -> None:
@@ -103,9 +104,9 @@ def test_a_service_that_stops_is_told_and_so_is_its_return(host: Host) -> None:
 
 
 def test_a_container_that_dies_is_told(host: Host) -> None:
-    host.check_output("docker kill tiny-sleeper-1")
+    host.check_output("docker kill pages-sleeper-1")
     wait_until(lambda: ("ContainerDown", NAME) in alerts(host), 90, "The alert")
-    host.check_output("docker start tiny-sleeper-1")
+    host.check_output("docker start pages-sleeper-1")
     wait_until(lambda: ("ContainerDown", NAME) not in alerts(host), 90, "The end of the alert")
 
 

@@ -5,7 +5,7 @@
 
   host_metrics.py OUTPUT_DIRECTORY RELAYS
 
-Containers by Compose project (state, health, restarts, memory, CPU), services of the fleet and failed units go to
+Containers of the fleet's services by Compose project (state, health, restarts, memory, CPU), services of the fleet and failed units go to
 fleet.prom. RELAYS is a JSON file with metrics pages of this host that nobody else can read, as {name, url, prefix,
 bearer_token_file}: each goes to relay-NAME.prom, so that neither its port nor its key leaves the host.
 
@@ -98,9 +98,13 @@ def _escaped(text: str) -> str:
 
 
 def container_samples(
-    ask: Runner, cgroups: pathlib.Path = CGROUPS, processes: pathlib.Path = PROCESSES
+    ask: Runner, services: Iterable[str], cgroups: pathlib.Path = CGROUPS, processes: pathlib.Path = PROCESSES
 ) -> Iterator[Sample]:
-    """Every container but those of `docker compose run`, which end by themselves."""
+    """The containers of these services, but not those of `docker compose run`, which end by themselves.
+
+    Others' are not told of: what somebody ran once on a machine of their own ended on purpose, and is no alert.
+    """
+    projects = set(services)
     listed = ask(["docker", "ps", "--all", "--quiet", "--no-trunc"])
     yield Sample("fleet_docker_up", {}, float(listed.returncode == 0))
     names = listed.stdout.split() if listed.returncode == 0 else []
@@ -113,13 +117,13 @@ def container_samples(
             container = json.loads(line)
         except ValueError:
             continue
-        if str(container["one_off"]) != "True":
+        if container["project"] in projects and str(container["one_off"]) != "True":
             yield from _of_container(container, cgroups, processes)
 
 
 def _of_container(container: Mapping[str, Any], cgroups: pathlib.Path, processes: pathlib.Path) -> Iterator[Sample]:
     labels = {
-        "project": container["project"] or "",
+        "project": container["project"],
         "service": container["service"] or "",
         "container": str(container["name"]).lstrip("/"),
     }
@@ -248,9 +252,10 @@ def write(directory: pathlib.Path, pages: Mapping[str, str]) -> None:
 def main(arguments: list[str]) -> int:
     directory, relays = pathlib.Path(arguments[0]), json.loads(pathlib.Path(arguments[1]).read_text())
     pages, samples = relay_pages(relays)
-    samples += unit_samples(run, service_names())
+    services = service_names()
+    samples += unit_samples(run, services)
     if shutil.which("docker"):
-        samples += container_samples(run)
+        samples += container_samples(run, services)
     write(directory, {**pages, "fleet.prom": exposition(samples)})
     return 0
 

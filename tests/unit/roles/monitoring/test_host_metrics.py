@@ -29,6 +29,7 @@ python_info{version="3.12"} 1.0
 
 
 METRICS = load_program(SCRIPT)
+SERVICES = ["kafka", "vllm"]
 
 
 def container(**changed: Any) -> str:
@@ -60,7 +61,7 @@ def answering(answers: dict[str, str], failing: tuple[str, ...] = ()) -> Any:
 
 def page(*containers: str, cgroups: pathlib.Path = pathlib.Path("/nowhere")) -> str:
     ask, _asked = answering({"docker ps": "aa\nbb\n", "docker inspect": "".join(f"{line}\n" for line in containers)})
-    return str(METRICS.exposition(METRICS.container_samples(ask, cgroups, cgroups)))
+    return str(METRICS.exposition(METRICS.container_samples(ask, SERVICES, cgroups, cgroups)))
 
 
 def test_a_container_is_named_by_its_project() -> None:
@@ -94,9 +95,21 @@ def test_what_ends_by_itself_is_not_missed() -> None:
     assert "fleet_container" not in page(container(one_off="True", state="exited"))
 
 
-def test_a_container_without_project_limit_and_health_is_shown_too() -> None:
-    text = page(container(project=None, service=None, one_off=None, memory_limit=0))
-    assert 'fleet_container_running{project="",service="",container="vllm-vllm-1"} 1' in text
+@pytest.mark.parametrize("state", ["running", "exited"])
+@pytest.mark.parametrize("project", [None, "somebody-elses"])
+def test_a_strangers_container_is_not_told_of_also_when_it_ended(project: str | None, state: str) -> None:
+    """A `docker run` that is done would else be an alert for ever."""
+    strangers = container(name="/curious_curie", project=project, service=None, one_off=None, state=state)
+    lines = page(strangers, container()).splitlines()
+    assert [line for line in lines if line.startswith("fleet_container_running")] == [
+        'fleet_container_running{project="vllm",service="vllm",container="vllm-vllm-1"} 1'
+    ]
+    assert not any("curious_curie" in line for line in lines)
+
+
+def test_a_container_without_a_limit_and_a_health_check_is_shown_too() -> None:
+    text = page(container(one_off=None, health="", memory_limit=0))
+    assert 'fleet_container_running{project="vllm",service="vllm",container="vllm-vllm-1"} 1' in text
     assert "memory_limit" not in text
 
 
@@ -104,19 +117,19 @@ def test_one_that_ended_meanwhile_hides_no_other() -> None:
     ask, _asked = answering(
         {"docker ps": "aa bb", "docker inspect": f"not json\n{container()}\n"}, failing=("docker inspect",)
     )
-    assert "fleet_container_running" in METRICS.exposition(METRICS.container_samples(ask))
+    assert "fleet_container_running" in METRICS.exposition(METRICS.container_samples(ask, SERVICES))
 
 
 def test_an_engine_that_does_not_answer_is_said() -> None:
     ask, asked = answering({"docker ps": "aa"}, failing=("docker ps",))
-    text = METRICS.exposition(METRICS.container_samples(ask))
+    text = METRICS.exposition(METRICS.container_samples(ask, SERVICES))
     assert "fleet_docker_up{} 0\n" in text
     assert len(asked) == 1
 
 
 def test_nothing_of_environment_or_command_is_asked_for() -> None:
     ask, asked = answering({"docker ps": "aa", "docker inspect": container()})
-    list(METRICS.container_samples(ask))
+    list(METRICS.container_samples(ask, SERVICES))
     inspect = next(command for command in asked if command[1] == "inspect")
     assert inspect[inspect.index("--format") + 1] == METRICS.FIELDS
     for word in (".Config.Env", ".Args", ".Config.Cmd", "json .Config}", "json .}", "Mounts"):
