@@ -240,6 +240,22 @@ def test_secrets_are_in_their_files_alone(written: tuple[pathlib.Path, str], pro
     assert receiver["webhook_configs"][0]["http_config"]["authorization"]["credentials_file"] == str(token)
 
 
+def test_the_token_of_a_webhook_that_is_gone_is_gone_too(tmp_path: pathlib.Path, programs: pathlib.Path) -> None:
+    """Also where only the token is: what is left over from an earlier run is not told by what changes in this one."""
+    secrets, steps = tmp_path / "monitoring/secrets", [("configure", monitoring_role.SERVER)]
+    tokens = [{**webhook, "bearer_token": f"planted-token-{number}"} for number, webhook in enumerate(WEBHOOKS)]
+    left: dict[tuple[str, ...], list[dict[str, str]]] = {
+        ("webhook-0", "webhook-1"): tokens,
+        ("webhook-1",): [WEBHOOKS[1], tokens[1]],
+        (): [],
+    }
+    for names, webhooks in left.items():
+        done = monitoring_role.run_steps(tmp_path, programs, steps, monitoring_webhooks=webhooks)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert sorted(path.name for path in secrets.iterdir()) == list(names)
+        assert "planted" not in done.stdout
+
+
 def test_a_broken_configuration_does_not_take_the_place_of_a_good_one(
     written: tuple[pathlib.Path, str], programs: pathlib.Path
 ) -> None:
