@@ -13,6 +13,7 @@ import time
 
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint_checks import check_endpoint
+from support import rule_metrics
 from support.fake_upstream import Upstream
 from support.gateway_fixtures import (
     BENCH,
@@ -242,12 +243,15 @@ def test_old_tls_and_strangers_certificates_are_refused(gateway: Gateway, source
 
 
 def test_metrics_have_a_port_of_their_own(gateway: Gateway, source: str) -> None:
+    pages = {}
     for path, status in (("/metrics", b"200"), ("/", b"404")):
         with socket.create_connection(("127.0.0.1", gateway.variables["gateway_metrics_port"])) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             text = b"".join(iter(lambda: connection.recv(65536), b""))
         assert text.split()[1] == status
         assert (b'haproxy_server_status{proxy="vllm",server="vllm-1"' in text) == (status == b"200")
+        pages[path] = text.decode()
+    assert rule_metrics.missing("haproxy_", pages["/metrics"]) == [], "what the monitoring's rules ask for"
 
 
 def test_log_has_one_json_line_a_request_and_nothing_that_a_client_wrote(gateway: Gateway, source: str) -> None:

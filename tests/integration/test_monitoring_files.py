@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import stat
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from support import monitoring_role
+from support import monitoring_role, rule_metrics
+from support.free_port import free_port
 
 TARGETS = [{"job": "node", "host": "vllm-1", "address": "vllm-1.acme.internal", "port": 9100}]
 WEBHOOKS = [
@@ -302,3 +306,35 @@ def test_the_pages_are_for_the_host_itself(written: tuple[pathlib.Path, str], po
     assert f"--web.listen-address=127.0.0.1:{port}" in drop_ins
     # Alertmanager would listen for others of its kind on all addresses.
     assert "--cluster.listen-address= " in drop_ins
+
+
+def test_every_metric_of_a_host_is_on_the_page_of_the_exporter(written: tuple[pathlib.Path, str]) -> None:
+    """The real one, with the collectors that the role names: a rule about another one would never fire."""
+    work, port = written[0], free_port()
+    drop_in = (work / "units/prometheus-node-exporter.service.d/gpuops-fleet.conf").read_text()
+    (command,) = re.findall(r"^ExecStart=(.+)$", drop_in, re.MULTILINE)
+    collected = work / "run/gpuops-fleet-metrics"
+    collected.mkdir(parents=True, exist_ok=True)
+    (collected / "fleet.prom").write_text("# TYPE fleet_docker_up gauge\nfleet_docker_up{} 1\n")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    log = work / "exporter.log"
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            shlex.split(command.replace("127.0.0.1:9100", f"127.0.0.1:{port}")), stdout=output, stderr=output
+        )
+    try:
+        page = ""
+        for _attempt in range(300):
+            assert started.poll() is None, log.read_text(errors="replace")
+            try:
+                with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                    page = answer.read().decode()
+                break
+            except OSError:  # it does not listen yet
+                time.sleep(0.2)
+    finally:
+        started.terminate()
+        started.wait(timeout=60)
+    assert page, log.read_text(errors="replace")
+    assert rule_metrics.missing("node_", page) == []
+    assert "\nfleet_docker_up 1\n" in page

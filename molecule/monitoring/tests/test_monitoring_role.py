@@ -76,7 +76,9 @@ def test_containers_are_measured(host: Host) -> None:
     assert value(host, f"fleet_container_memory_limit_bytes{labels}") == str(64 * 1024 * 1024)
     assert 0 < float(value(host, f"fleet_container_memory_bytes{labels}")) < 64 * 1024 * 1024
     assert float(value(host, f"fleet_container_cpu_seconds_total{labels}")) > 0
-    assert value(host, "count(fleet_container_running)") == "1", "what a stranger ran once, and ended, is nobody's alert"
+    assert value(host, "count(fleet_container_running)") == "1", (
+        "what a stranger ran once, and ended, is nobody's alert"
+    )
 
 
 def test_what_needs_a_key_comes_by_its_own_host(host: Host) -> None:

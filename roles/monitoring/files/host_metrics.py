@@ -5,7 +5,7 @@
 
   host_metrics.py OUTPUT_DIRECTORY RELAYS
 
-Containers of the fleet's services by Compose project (state, health, restarts, memory, CPU), services of the fleet and failed units go to
+Services of the fleet, their containers by Compose project (state, health, restarts, memory, CPU) and failed units go to
 fleet.prom. RELAYS is a JSON file with metrics pages of this host that nobody else can read, as {name, url, prefix,
 bearer_token_file}: each goes to relay-NAME.prom, so that neither its port nor its key leaves the host.
 
