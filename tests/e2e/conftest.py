@@ -17,6 +17,7 @@ from demo import FLEET_FILE, SERVICES, Fleet, Machine, Run
 ORDER = [
     "test_gpu_vllm",
     "test_services",
+    "test_monitoring",
     "test_firewall",
     "test_container_audit",
     "test_pull",
