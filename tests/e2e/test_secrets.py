@@ -9,6 +9,7 @@ is looked for on all of them.
 
 from __future__ import annotations
 
+import datetime
 import json
 import pathlib
 import stat
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from demo import SERVICES, Fleet, Machine, Run
+from support.certificates import DAY, pair
 
 PLANTED = "planted-7c1f0b52a9d34e"
 # The cluster id is generated, and lies there, but is no secret.
@@ -71,9 +73,15 @@ def test_secrets_are_in_no_log_and_no_diff(second_run: Run, secrets: dict[str, s
     assert [name for name, value in secrets.items() if value in second_run.output] == []
 
 
-def deploy_with_planted(fleet: Fleet, variables: pathlib.Path, *names: str, roles: tuple[str, ...]) -> Run:
-    """What a deployment with other secrets would do, as talkative as can be; variables: a file to hand them over in."""
-    variables.write_text(json.dumps({name: f"{PLANTED}-{name.replace('_', '-')}" for name in names}))
+def deploy_with_planted(
+    fleet: Fleet, variables: pathlib.Path, *names: str, roles: tuple[str, ...], **others: object
+) -> Run:
+    """What a deployment with other secrets would do, as talkative as can be; variables: a file to hand them over in.
+
+    Each of the names gets a secret; others have their values, with secrets that begin as those do.
+    """
+    planted = {name: f"{PLANTED}-{name.replace('_', '-')}" for name in names}
+    variables.write_text(json.dumps({**planted, **others}))
     hosts = ",".join(fleet.machine(role).name for role in roles)
     run = fleet.playbook("deploy", "--check", "--diff", "-vvv", "--limit", hosts, "-e", f"@{variables}")
     assert PLANTED not in run.output
@@ -82,8 +90,21 @@ def deploy_with_planted(fleet: Fleet, variables: pathlib.Path, *names: str, role
 
 def test_planted_secrets_are_in_no_log_and_no_diff(fleet: Fleet, tmp_path: pathlib.Path) -> None:
     names = ("vllm_api_key", "mongodb_app_password", "processor_mongodb_password")
-    run = deploy_with_planted(fleet, tmp_path / "planted.json", *names, roles=("vllm", "mongodb", "processor"))
+    now = datetime.datetime.now(tz=datetime.UTC)
+    certificate, private_key = pair(now - DAY, now + DAY)
+    run = deploy_with_planted(
+        fleet,
+        tmp_path / "planted.json",
+        *names,
+        roles=("vllm", "gateway", "mongodb", "processor", "monitoring"),
+        gateway_api_keys=[{"name": "default"}, {"name": "partner", "key": f"{PLANTED}-key-of-partner"}],
+        gateway_tls_certificate=certificate,
+        gateway_tls_private_key=private_key,
+        monitoring_webhooks=[{"url": f"https://alerts.example.org/{PLANTED}-path", "bearer_token": f"{PLANTED}-token"}],
+    )
     assert run.status == 0, run.output[-4000:]
+    # Between its first and its last line, which are the same for every key.
+    assert [line for line in private_key.splitlines()[1:-1] if line in run.output] == []
 
 
 def test_another_administrators_password_is_refused_and_in_no_log(fleet: Fleet, tmp_path: pathlib.Path) -> None:
