@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker, _provider
+from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus, _marker, _model_engines, _provider
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Runtime, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import CAPABILITIES, Capability
 
@@ -205,6 +205,8 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         computed_env=_texts(params.get("public_env")) if params.get("computed_from") is not None else {},
         ports=tuple(sorted((port["port"], port["protocol"]) for port in params["ports"])),
         disk_gib=params["disk_gib"],
+        # A machine gets its driver later, or with its image; a container has to take that of its host.
+        minimum_cuda_version=_model_engines.cuda_of(params.get("image") or "") if runtime == "container" else "",
         interruptible=params["interruptible"],
         ssh_public_key=public_key(params),
         ssh_private_key_file=params.get("ssh_private_key_file"),

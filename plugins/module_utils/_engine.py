@@ -238,8 +238,9 @@ class Run:
         if not market.offers:
             if market.errors and not market.refused:
                 raise next(iter(market.errors.values()))
+            cuda = f"CUDA {wish.minimum_cuda_version} for the image, " if wish.minimum_cuda_version else ""
             raise EngineError(
-                f"No offer of {', '.join(wish.providers)} fits instance '{wish.name}' (gpu {wish.gpu or 'none'}, "
+                f"No offer of {', '.join(wish.providers)} fits instance '{wish.name}' (gpu {wish.gpu or 'none'}, {cuda}"
                 f"size {wish.instance_type or 'any'}; {len(market.refused)} refused for their price).",
                 code="no_capacity",
                 provider=", ".join(wish.providers),

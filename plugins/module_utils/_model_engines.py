@@ -250,6 +250,12 @@ def engine_of(reference: str, said: str = "") -> Engine:
     return Engine(version, kind, OLDER_CUDA if older else rows[-1])
 
 
+def cuda_of(reference: str) -> str:
+    """The CUDA that an image is built for, such as "13.0"; empty where nobody knows."""
+    image = engine_of(reference).image
+    return words(image.cuda) if image else ""
+
+
 def has_quantization(name: str, version: Version) -> bool | None:
     """Whether that version of vLLM has it; None: nobody looked."""
     row = BY_QUANTIZATION.get(name)

@@ -89,6 +89,7 @@ class Request:
     own_tls: bool = False  # args make the server end TLS itself
     ports: tuple[tuple[int, str], ...] = ()  # (port, "tcp" or "http")
     disk_gib: int = 50
+    minimum_cuda_version: str = ""  # that the driver of the host has to know for the image; empty: not known
     ssh_public_key: str | None = None
     started_with: str = field(default="", repr=False)  # fingerprints of the start and the environment, to stand on it
 
@@ -160,6 +161,7 @@ class Wish:
     computed_env: dict[str, str] = field(default_factory=dict, repr=False)  # what of env it made
     ports: tuple[tuple[int, str], ...] = ()
     disk_gib: int = 50
+    minimum_cuda_version: str = ""  # that the driver of a container's host has to know; empty: not known
     interruptible: bool = False
     ssh_public_key: str | None = None
     ssh_private_key_file: str | None = None

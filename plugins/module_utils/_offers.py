@@ -46,7 +46,7 @@ class Market:
 
 def query_from(wish: Wish) -> dict[str, Any]:
     """The part of a wish that offers are filtered by, as the provider contract names it."""
-    return {
+    query = {
         "gpu": wish.gpu,
         "gpu_count": wish.gpu_count,
         "instance_type": wish.instance_type,
@@ -55,6 +55,8 @@ def query_from(wish: Wish) -> dict[str, Any]:
         "disk_gib": wish.disk_gib,
         "interruptible": wish.interruptible,
     }
+    # Left out where nothing is known, so that the cache has one answer for this and for offer_info.
+    return query | ({"minimum_cuda_version": wish.minimum_cuda_version} if wish.minimum_cuda_version else {})
 
 
 def survey(

@@ -268,7 +268,7 @@ class Provider(Protocol):
     capabilities: frozenset[Capability]
 
     def offers(self, query: Mapping[str, Any]) -> list[Offer]:
-        """What can be rented now for this wish (gpu, gpu_count, regions, runtime, disk_gib, interruptible)."""
+        """What can be rented for a query of _offers: gpu, gpu_count, regions, runtime, disk_gib, interruptible, …"""
 
     def create(self, request: Request) -> Instance:
         """Rent it. Atomic for the provider, or harmless to repeat after a look."""

@@ -284,6 +284,7 @@ def _request(marker: Marker, wish: Wish, offer: Offer, provider_ends_tls: bool) 
         own_tls=own_tls,
         ports=wish.ports,
         disk_gib=wish.disk_gib,
+        minimum_cuda_version=wish.minimum_cuda_version,
         ssh_public_key=wish.ssh_public_key,
         started_with=_fingerprints.encode(wish, marker, own_tls),
     )

@@ -47,7 +47,8 @@ class Pods:
         wanted = wish.dataCenterIds or places
         place = next((place for place in places if place in wanted), None)
         gone = self.world.trouble("offer_gone", wish.gpu.id)
-        if price is None or wish.gpu.count is None or place is None or gone:
+        suits = row is not None and row.has_cuda(wish.gpu.minCudaVersion)
+        if price is None or wish.gpu.count is None or place is None or gone or not suits:
             raise Problem(400, "Bad Request", "There are no longer any instances available with enough disk space.")
         now, identity = self.world.now(), f"pod{next(self.world.numbers):011x}"
         wire: dict[str, Any] = {
@@ -63,7 +64,7 @@ class Pods:
             "gpu": {"id": wish.gpu.id, "count": wish.gpu.count, "vcpuCount": 16.0, "memory": 117},
             "cloud": wish.cloud,
             "dataCenterId": place if wish.cloud == "SECURE" else None,
-            "cudaVersion": "12.8",
+            "cudaVersion": row.cuda if row else None,
             "globalNetworking": {"enabled": wish.globalNetworking},
             "locked": False,
             "template": None,
@@ -268,11 +269,16 @@ def make(world: World) -> FastAPI:
 
     @app.get("/v2/catalog/gpus")
     def catalog(
-        include: str | None = None, product: str | None = None, cloud: Cloud = "SECURE", count: int = 1
+        include: str | None = None,
+        product: str | None = None,
+        cloud: Cloud = "SECURE",
+        count: int = 1,
+        minCudaVersion: Annotated[str | None, Query(pattern=r"^\d+\.\d+$")] = None,
     ) -> dict[str, Any]:
         if (include == "AVAILABILITY") != (product is not None):
             raise Problem(400, "Bad Request", "include=AVAILABILITY needs product, and product needs it")
-        return {"gpus": [catalog_entry(row, cloud if include else None) for row in GPUS]}
+        rows = [row if row.has_cuda(minCudaVersion) else row._replace(stock={}) for row in GPUS]
+        return {"gpus": [catalog_entry(row, cloud if include else None) for row in rows]}
 
     @app.get("/v2/catalog/gpus/{identity:path}")
     def gpu_type(

@@ -16,7 +16,7 @@ Cloud = Literal["SECURE", "COMMUNITY"]
 
 
 class GpuType(NamedTuple):
-    """A line of the catalog: memory in GB, prices in USD per hour and GPU, stock by data centre."""
+    """A line of the catalog: memory in GB, prices in USD per hour and GPU, stock by data centre, CUDA of its hosts."""
 
     id: str
     name: str
@@ -24,6 +24,10 @@ class GpuType(NamedTuple):
     secure: float | None
     community: float | None
     stock: dict[str, str]
+    cuda: str = "13.0"
+
+    def has_cuda(self, least: str | None) -> bool:
+        return least is None or [*map(int, self.cuda.split("."))] >= [*map(int, least.split("."))]
 
 
 GPUS = (
@@ -34,6 +38,7 @@ GPUS = (
     GpuType("NVIDIA GeForce RTX 3090", "RTX 3090", 24, 0.46, 0.22, {"EU-CZ-1": "NONE"}),
     GpuType("NVIDIA L40S", "L40S", 48, 0.86, None, {"US-KS-2": "MEDIUM"}),
     GpuType("NVIDIA A40", "A40", 48, 0.40, None, {"EU-SE-1": "LOW"}),
+    GpuType("NVIDIA L4", "L4", 24, 0.43, 0.32, {"EU-RO-1": "HIGH"}, cuda="12.8"),
     GpuType("unknown", "unknown", 0, None, None, {}),
 )
 
@@ -120,7 +125,7 @@ def _availability(stock: dict[str, str]) -> str:
 
 
 def catalog_entry(row: GpuType, cloud: str | None) -> dict[str, Any]:
-    identity, name, memory, secure, community, stock = row
+    identity, name, memory, secure, community, stock = row[:6]
     entry: dict[str, Any] = {
         "id": identity,
         "name": name,

@@ -32,6 +32,7 @@ class Host:
     disk_space: float = 800.0
     cpu_cores: int | None = 64
     cpu_ram: int = 515_000
+    cuda_max_good: float = 13.0  # of its driver
 
 
 HOSTS = (
@@ -48,6 +49,8 @@ HOSTS = (
     Host(111, "L40S", 1, 46068, 0.70, "Bulgaria, BG"),
     Host(112, "A40", 1, 46068, 0.40, "Virginia, US"),
     Host(113, "Radeon VII", 1, 16368, 0.08, "Utah, US"),
+    Host(114, "L4", 1, 23034, 0.30, "Oregon, US", cuda_max_good=12.8),
+    Host(115, "L4", 1, 23034, 0.42, "Finland, FI"),
 )
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -128,9 +131,9 @@ def offer_row(host: Host, storage_gb: float, bid: bool) -> dict[str, Any]:
         "verified": host.verified,
         "verification": "verified" if host.verified else "unverified",
         "geolocation": host.geolocation,
-        "cuda_max_good": 12.8,
+        "cuda_max_good": host.cuda_max_good,
         "compute_cap": 890,
-        "driver_version": "570.86.15",
+        "driver_version": "580.95.05" if host.cuda_max_good >= 13 else "570.86.15",
         "direct_port_count": host.direct_port_count,
         "static_ip": True,
         "public_ipaddr": "203.0.113.20",

@@ -91,6 +91,8 @@ class RunpodProvider:
 
         def ask(cloud: str) -> list[dict[str, Any]]:
             asked = {"include": "AVAILABILITY", "product": "POD", "count": count, "cloud": cloud}
+            if query.get("minimum_cuda_version"):
+                asked["minCudaVersion"] = query["minimum_cuda_version"]
             entries: list[dict[str, Any]] = self._api.call("GET", "/catalog/gpus", query=asked).body["gpus"]
             return entries
 

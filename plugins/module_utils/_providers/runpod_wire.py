@@ -100,6 +100,8 @@ def create_body(request: Request, references: Mapping[str, str]) -> dict[str, An
         "ports": [f"{port}/{protocol}" for port, protocol in request.ports],
         "env": environment,
     }
+    if request.minimum_cuda_version:  # else the pod may be put onto a host whose driver is too old for its image
+        body["gpu"]["minCudaVersion"] = request.minimum_cuda_version
     if place:
         body["dataCenterIds"] = [place]
     if request.entrypoint is not None:

@@ -91,6 +91,8 @@ def search_body(query: Mapping[str, Any]) -> dict[str, Any]:
         body["gpu_name"] = {"in": spellings(gpu)}
     if query.get("gpu_count"):
         body["num_gpus"] = {"eq": query["gpu_count"]}
+    if query.get("minimum_cuda_version"):
+        body["cuda_max_good"] = {"gte": float(query["minimum_cuda_version"])}
     if query.get("runtime", "vm") == "vm":
         body["vms_enabled"] = {"eq": True}
     return body

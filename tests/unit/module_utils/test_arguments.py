@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments
+from ansible_collections.gpuops.fleet.plugins.module_utils import _arguments, _offers
 from ansible_collections.gpuops.fleet.plugins.modules.instance import STATE_SPEC
 
 SPEC = {**_arguments.FLEET_SPEC, **_arguments.INSTANCE_SPEC, **STATE_SPEC}
@@ -47,3 +47,23 @@ def test_completing_the_arguments_of_one_task_leaves_those_of_the_next_alone() -
     params = ArgumentSpecValidator(SPEC).validate(task).validated_parameters
     assert before == SPEC
     assert _arguments.wish_from(params).look_at == ("runpod",)
+
+
+@pytest.mark.parametrize(
+    ("said", "cuda"),
+    [
+        ({"runtime": "container", "image": "vllm/vllm-openai:v0.32.0"}, "13.0"),
+        ({"runtime": "container", "image": "registry.example.org/mirror/vllm-openai:v0.32.0-cu129"}, "12.9"),
+        # Of these nobody knows it, and a machine's driver is no matter of its offer.
+        ({"runtime": "container", "image": "example.org/own:1"}, None),
+        ({"runtime": "container", "image": "vllm/vllm-openai@sha256:" + 64 * "0"}, None),
+        ({"runtime": "container"}, None),
+        ({"runtime": "vm", "image": "vllm/vllm-openai:v0.32.0"}, None),
+    ],
+)
+def test_a_container_is_looked_for_where_the_driver_is_new_enough_for_its_image(
+    said: dict[str, Any], cuda: str | None
+) -> None:
+    task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["vastai"], "gpu": "L4", **said}
+    params = ArgumentSpecValidator(SPEC).validate(task).validated_parameters
+    assert _offers.query_from(_arguments.wish_from(params)).get("minimum_cuda_version") == cuda

@@ -121,6 +121,18 @@ def test_what_is_not_sold_is_not_offered(provider: runpod.RunpodProvider, change
     assert provider.offers({**QUERY, **changes}) == []
 
 
+def test_a_host_knows_the_cuda_of_the_image(provider: runpod.RunpodProvider) -> None:
+    """There are L4s, and none with a driver for CUDA 13. What nobody knows filters nothing."""
+    wanted = {**QUERY, "gpu": "L4"}
+    assert provider.offers({**wanted, "minimum_cuda_version": "13.0"}) == []
+    assert provider.offers({**QUERY, "minimum_cuda_version": "13.0"}) == provider.offers(QUERY)
+    old = provider.offers({**wanted, "minimum_cuda_version": "12.8"})
+    assert old == provider.offers(wanted) != []
+    with pytest.raises(NoCapacity):
+        provider.create(request(old[0], minimum_cuda_version="13.0"))
+    assert provider.create(request(old[0], minimum_cuda_version="12.8")).gpu == "L4"
+
+
 # A pod's life -------------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +395,22 @@ def rented(url: str, **changes: Any) -> dict[str, Any]:
     proxy_url = f"{url.removesuffix(emulator.URL_PATH)}/proxy/{{id}}/{{port}}"
     provider = runpod.make({"api_key": "any", "api_url": url, "proxy_url": proxy_url})
     return Run({"runpod": provider}, replace(WISH, **changes)).result()
+
+
+def test_nothing_is_rented_whose_driver_is_too_old_for_the_image(
+    url: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EngineError, match=r"gpu L4, CUDA 13\.0 for the image"):
+        rented(url, gpu="L4", minimum_cuda_version="13.0")
+    # A catalog that looks at no CUDA: the order says it, too.
+    offers = runpod.RunpodProvider.offers
+    monkeypatch.setattr(
+        runpod.RunpodProvider, "offers", lambda self, query: offers(self, {**query, "minimum_cuda_version": ""})
+    )
+    with pytest.raises(ProviderError) as caught:
+        rented(url, gpu="L4", minimum_cuda_version="13.0")
+    assert caught.value.code == "no_capacity"
+    assert world.rentals == {}
 
 
 def test_waiting_ends_when_the_endpoint_answers(url: str, world: World) -> None:

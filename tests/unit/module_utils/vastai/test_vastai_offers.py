@@ -96,6 +96,18 @@ def test_machines_are_only_where_machines_can_run(provider: vastai.VastaiProvide
     assert (container.id, container.runtime) == ("31000105", Runtime.CONTAINER)
 
 
+@pytest.mark.parametrize(
+    ("cuda", "machines"), [("13.0", [115]), ("12.9", [115]), ("12.8", [114, 115]), (None, [114, 115])]
+)
+def test_a_host_knows_the_cuda_of_the_image(
+    provider: vastai.VastaiProvider, cuda: str | None, machines: list[int]
+) -> None:
+    """The cheaper L4 has a driver for CUDA 12.8. What nobody knows filters nothing."""
+    wanted = {"minimum_cuda_version": cuda} if cuda else {}
+    found = provider.offers(query(gpu="L4", runtime="container", **wanted))
+    assert [offer.id for offer in found] == [str(FIRST_OFFER + machine) for machine in machines]
+
+
 def test_there_are_no_instance_types(provider: vastai.VastaiProvider, world: World) -> None:
     assert provider.offers(query(instance_type="large")) == []
     assert world.calls == []
