@@ -72,6 +72,22 @@ def test_a_model_that_could_not_run_there_is_refused_before_anything_is_asked(se
     assert "vllm-1: can't be had as wanted now" in " ".join(planned.stdout.split())
 
 
+def test_the_disk_that_nobody_wrote_counts_and_who_knows_better_is_not_refused(setting: Setting) -> None:
+    file = setting.copy("runpod")
+    fleet = yaml.safe_load(file.read_text())
+    del fleet["instances"][0]["disk_gib"]
+    fleet["instances"][0]["gpu_count"] = 4
+    fleet["instances"][0]["max_price_per_hour_usd"] = 8.0
+    file.write_text(yaml.safe_dump(fleet))
+    large = ("-e", json.dumps({"vllm_model": "Qwen/Qwen2.5-72B-Instruct", "vllm_tensor_parallel_size": 4}))
+    refused = setting.run(file, "plan", *large)
+    assert refused.returncode != 0
+    words = " ".join(refused.stdout.split())
+    assert "disk_gib is 50; the weights of Qwen/Qwen2.5-72B-Instruct take" in words
+    unasked = setting.play(file, "plan", *large, "-e", "vllm_preflight=false")
+    assert " create " in unasked
+
+
 def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:
     file, request = setting.copy("runpod"), wanted("runpod")
     plan = next(line.split() for line in setting.play(file, "plan").splitlines() if " create " in line)
