@@ -40,6 +40,7 @@ ALLOWED_ROUTES = "gpufleet_routes.AllowedRoutes"
 # buffers take more, while the weights only pass through.
 CPU_OVERHEAD_MIB = 2048
 GPU_OVERHEAD_MIB = 4096
+SHARED_MEMORY_MIB_PER_GPU = 1024  # where several share a model; it counts towards the memory
 
 _MODEL_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _MODEL = re.compile(rf"{_MODEL_PART}(?:/{_MODEL_PART})?", re.ASCII)
@@ -319,7 +320,7 @@ def build_environment(settings: Settings) -> dict[str, str]:
 def memory_needed_mib(settings: Settings, weights_mib: int = 0) -> int:
     """Host memory below which the server can't start: a lower bound while the weights are unknown (0)."""
     if settings.gpu:
-        return GPU_OVERHEAD_MIB
+        return GPU_OVERHEAD_MIB + SHARED_MEMORY_MIB_PER_GPU * (settings.tensor_parallel_size - 1)
     return CPU_OVERHEAD_MIB + 1024 * settings.cpu_kv_cache_gib + weights_mib
 
 

@@ -19,6 +19,7 @@ GOOD = {
     "vllm_image_build": True,
     "vllm_memory_mib": 3072,
 }
+ON_GPU = {"vllm_gpu": True, "vllm_image_build": False, "vllm_memory_mib": 6144}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "port": ({"vllm_port": 99999}, "vllm_port is 99999; it must be between 1024 and 65535"),
     "source": (
@@ -55,6 +56,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "limit": ({"vllm_cpu_kv_cache_gib": 40}, "needs at least 43008. Raise it, lower vllm_cpu_kv_cache_gib"),
     "gpu_build": ({"vllm_gpu": True}, "vllm_image_build builds an image for the CPU, but vllm_gpu is true"),
     "cpu_image": ({"vllm_image_build": False}, "which needs a GPU, and vllm_gpu is false"),
+    "shared": (
+        ON_GPU | {"vllm_tensor_parallel_size": 2, "vllm_gpu_count": 2},
+        "vllm_shared_memory_mib is 1024, but 2 GPUs that share a model need 2048: 1024 for each",
+    ),
+    "eight": (
+        ON_GPU | {"vllm_tensor_parallel_size": 8, "vllm_gpu_count": 8, "vllm_memory_mib": 8192},
+        "vllm_memory_mib is 8192, but gpuops/tiny-random-llama needs at least 11264",
+    ),
+    "one_gpu": (
+        ON_GPU | {"vllm_tensor_parallel_size": 4, "fleet_gpu_count": 1},
+        "vllm_tensor_parallel_size is 4, but the server sees 1 of the GPUs of one_gpu",
+    ),
+    "one_device": (
+        ON_GPU | {"vllm_tensor_parallel_size": 2, "fleet_gpu_count": 8, "vllm_gpu_devices": ["nvidia.com/gpu=0"]},
+        "vllm_tensor_parallel_size is 2, but the server sees 1 of the GPUs of one_device",
+    ),
     "weak_key": ({"vllm_api_key": "too short"}, "vllm_api_key is not usable as an API key: it needs at least 16"),
     "root": ({"vllm_uid": 0}, "the server must not run as root"),
     "argument": ({"vllm_extra_arguments": ["--api-key=planted"]}, "a key in the command line can be read by everybody"),
@@ -81,6 +98,11 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.mark.parametrize("name", BAD)
 def test_refused_in_one_sentence(refused: pathlib.Path, name: str) -> None:
     assert BAD[name][1] in said(refused, name)
+
+
+def test_gpus_that_are_there_are_no_reason(refused: pathlib.Path) -> None:
+    for name in ("shared", "eight"):
+        assert "the server sees" not in said(refused, name)
 
 
 def test_nothing_was_created(refused: pathlib.Path) -> None:

@@ -136,6 +136,8 @@ def test_memory_on_cpu_counts_weights_and_context() -> None:
 def test_memory_with_a_gpu_does_not() -> None:
     settings = _vllm.Settings(model=MODEL, gpu=True, cpu_kv_cache_gib=400)
     assert _vllm.memory_needed_mib(settings, weights_mib=16_000) == _vllm.GPU_OVERHEAD_MIB
+    eight = _vllm.Settings(model=MODEL, gpu=True, tensor_parallel_size=8)
+    assert _vllm.memory_needed_mib(eight) == 4096 + 7 * 1024
 
 
 REFUSED = [
