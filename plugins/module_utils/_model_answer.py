@@ -63,7 +63,7 @@ def _find(params: Mapping[str, Any], wish: Wish) -> tuple[Model | None, list[Che
         return read_directory(wish.model, params["model_directory"]), []
     known = _model_table.find(wish.model)
     how = params.get("hub", "never")
-    if how == "never" or _model_table.is_gguf(wish.model):
+    if how == "never" or (how == "unknown" and known) or _model_table.is_gguf(wish.model):
         return known, []
     try:
         return _model_hub.look_up(
@@ -80,6 +80,10 @@ def _find(params: Mapping[str, Any], wish: Wish) -> tuple[Model | None, list[Che
             return known, [Check("hub", REFUSED, str(problem), "Run again later, or set hub to try.")]
         instead = "What is said here is from the table." if known else "The table doesn't have the model either."
         return known, [Check("hub", WARNED, str(problem), instead)]
+    except ValueError as problem:
+        if how != "unknown":
+            raise
+        return known, [Check("hub", WARNED, str(problem))]
 
 
 def read_directory(name: str, directory: str) -> Model:

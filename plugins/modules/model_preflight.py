@@ -115,9 +115,11 @@ options:
       - V(never) asks nobody and takes the sizes that the collection knows.
       - V(try) asks the hub for the model's own configuration and file sizes, and goes on with what is known here when
         nobody answers.
+      - V(unknown) does the same for models that the collection doesn't know, and asks nobody about the others. An
+        O(hub_url) that O(hub_token) may not be sent to is a warning then.
       - V(require) fails when nobody answers.
     type: str
-    choices: [never, try, require]
+    choices: [never, try, unknown, require]
     default: never
   hub_url:
     description:
@@ -257,7 +259,7 @@ SPEC = {
     "disk_holds_image": {"type": "bool", "default": True},
     "driver_version": {"type": "str", "default": ""},
     "cuda_version": {"type": "str", "default": ""},
-    "hub": {"type": "str", "choices": ["never", "try", "require"], "default": "never"},
+    "hub": {"type": "str", "choices": ["never", "try", "unknown", "require"], "default": "never"},
     "hub_url": {"type": "str", "default": "https://huggingface.co", "fallback": (env_fallback, ["HF_ENDPOINT"])},
     "hub_token": {"type": "str", "no_log": True, "fallback": (env_fallback, ["HF_TOKEN"])},
     "hub_timeout_seconds": {"type": "int", "default": 15},

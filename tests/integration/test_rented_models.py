@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.gpuops.fleet.plugins.filter.vllm_rental import vllm_rental
+from support.planted_hub import PlantedHub
 from support.rented_models import KEY, ROOT, Setting, rented
 from support.served_rental import ProcessMachines
 
@@ -86,6 +88,14 @@ def test_the_disk_that_nobody_wrote_counts_and_who_knows_better_is_not_refused(s
     assert "disk_gib is 50; the weights of Qwen/Qwen2.5-72B-Instruct take" in words
     unasked = setting.play(file, "plan", *large, "-e", "vllm_preflight=false")
     assert " create " in unasked
+
+
+def test_a_model_that_is_not_known_here_is_asked_for_at_the_hub(setting: Setting) -> None:
+    file = setting.copy("runpod")
+    with closing(PlantedHub()) as hub:
+        done = setting.run(file, "plan", "-e", f"vllm_model=acme/nowhere-1b vllm_hub_url={hub.url}")
+    assert done.returncode != 0
+    assert "127.0.0.1 has no model acme/nowhere-1b of that name and revision" in " ".join(done.stdout.split())
 
 
 def test_a_pod_serves_exactly_what_was_computed(setting: Setting) -> None:

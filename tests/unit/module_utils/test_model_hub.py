@@ -233,6 +233,23 @@ def test_without_an_answer_what_is_known_here_counts(hub: Hub, how: str) -> None
     assert bool(said["refused"]) == (how == "require")
 
 
+def test_only_what_is_not_known_here_is_asked_for(hub: Hub) -> None:
+    known = answer(params(hub="unknown", hub_url=hub.url, model="Qwen/Qwen3-8B"))
+    assert (known["result"]["model"]["origin"], hub.seen) == ("table", [])
+    assert answer(params(hub="unknown", hub_url=hub.url))["result"]["model"]["origin"] == "hub"
+    url = hub.url
+    hub.close()
+    silent = answer(params(hub="unknown", hub_url=url))
+    assert silent["refused"] == []
+    assert silent["warnings"][0].startswith("127.0.0.1 can't be asked")
+
+
+def test_an_address_that_only_this_question_minds_is_a_warning() -> None:
+    told = answer(params(hub="unknown", hub_url="http://mirror.example.org", hub_token=TOKEN))
+    assert told["refused"] == []
+    assert "is not encrypted, so hub_token is not sent there" in told["warnings"][0]
+
+
 def test_what_nobody_knows_is_a_warning_or_a_refusal() -> None:
     assert answer(params())["refused"] == []
     assert "The size of acme/assistant-8b is not known here." in answer(params())["warnings"][-1]
