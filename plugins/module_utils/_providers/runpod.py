@@ -29,6 +29,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     CAPABILITIES,
     CONSOLES,
+    Ambiguous,
     AuthError,
     InvalidRequest,
     ProviderError,
@@ -37,7 +38,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_billing, runpod_secrets
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod_wire as wire
-from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Transport
+from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer, Transport
 
 NAME = wire.PROVIDER
 DEFAULT_PROXY_URL = "https://{id}-{port}.proxy.runpod.net"
@@ -93,8 +94,7 @@ class RunpodProvider:
             asked = {"include": "AVAILABILITY", "product": "POD", "count": count, "cloud": cloud}
             if query.get("minimum_cuda_version"):
                 asked["minCudaVersion"] = query["minimum_cuda_version"]
-            entries: list[dict[str, Any]] = self._api.call("GET", "/catalog/gpus", query=asked).body["gpus"]
-            return entries
+            return self._rows(self._api.call("GET", "/catalog/gpus", query=asked).body, "gpus")
 
         with ThreadPoolExecutor(max_workers=len(CLOUDS)) as pool:
             # A thread has its own context, and with it no limit of time unless it is given ours.
@@ -116,10 +116,13 @@ class RunpodProvider:
             )
         references = runpod_secrets.put(self._api, request.marker, request.secret_env)
         answer = self._api.call("POST", "/pods", body=wire.create_body(request, references))
-        created = self._as_instance(answer.body)
+        pod = wire.pod_of(answer.body)
+        if pod is None:
+            raise self._unknown("a create", answer)
+        created = self._as_instance(pod)
         if created is None:  # no look could find it again, so asking once more would only rent another
             raise InvalidRequest(
-                f"RunPod rented pod {answer.body.get('id')}, but shows it without our marker.",
+                f"RunPod rented pod {pod['id']}, but shows it without our marker.",
                 provider=NAME,
                 fix=f"It costs money: end it yourself at {CONSOLE}.",
             )
@@ -127,20 +130,39 @@ class RunpodProvider:
 
     def get(self, instance_id: str) -> Instance | None:
         answer = self._api.call("GET", _path(instance_id), accept=(404,))
-        if answer.status == 404 or answer.body["status"] == "TERMINATED":
-            return None
-        return self._must_be_ours(answer.body)
+        if answer.status == 404:
+            if self._is_gone(answer, instance_id):
+                return None
+            raise self._strange(f"404 for pod {instance_id}, which its list has")
+        pod = wire.pod_of(answer.body)
+        if pod is None or pod["id"] != instance_id:
+            raise self._strange("something that is not the pod we asked for")
+        return None if wire.is_over(pod) else self._must_be_ours(pod)
+
+    def _is_gone(self, answer: Answer, instance_id: str) -> bool:
+        """Whether a 404 is about the pod: one in other words may come from a gateway, and then the list decides."""
+        return wire.is_not_found(answer) or instance_id not in [pod["id"] for pod in self._all_pods()]
 
     def list(self) -> list[Instance]:
-        pods: list[dict[str, Any]] = []
+        instances = [self._as_instance(pod) for pod in self._all_pods()]
+        return [instance for instance in instances if instance]
+
+    def _all_pods(self) -> wire.Rows:
+        """Every pod of the account that is not over."""
+        pods: wire.Rows = []
         cursor: str | None = None
         while True:
             query = {"limit": PAGE_SIZE} | ({"cursor": cursor} if cursor else {})
             body = self._api.call("GET", "/pods", query=query).body
-            pods += body["pods"]
+            rows = self._rows(body, "pods")
+            if not all(map(wire.pod_of, rows)):
+                raise self._strange("a list with a pod that says not whose it is")
+            pods += rows
             paging = body.get("pagination") or {}  # the first version of the specification had none
+            if not isinstance(paging, dict):
+                raise self._strange("a list that says not whether it is complete")
             if not paging.get("hasNextPage"):
-                break
+                return [pod for pod in pods if not wire.is_over(pod)]
             if not paging.get("nextCursor") or paging["nextCursor"] == cursor:
                 raise ProviderUnavailable(
                     "RunPod's list of pods has a next page, but no way to it, so it is incomplete.",
@@ -148,8 +170,13 @@ class RunpodProvider:
                     fix="Run again.",
                 )
             cursor = paging["nextCursor"]
-        instances = [self._as_instance(pod) for pod in pods if pod["status"] != "TERMINATED"]
-        return [instance for instance in instances if instance]
+
+    def _rows(self, body: Any, name: str) -> wire.Rows:
+        """What stands under that name, each with an id."""
+        rows = body.get(name) if isinstance(body, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("id") for row in rows):
+            raise self._strange(f"no list of {name}")
+        return rows
 
     def start(self, instance_id: str) -> Instance:
         return self._act(instance_id, "start")
@@ -163,7 +190,10 @@ class RunpodProvider:
         path = f"{_path(instance_id)}/action"
         answer = self._api.call("POST", path, body={"action": action}, accept=(409,))
         if answer.status != 409:
-            return self._must_be_ours(answer.body)
+            pod = wire.pod_of(answer.body)
+            if pod is None:
+                raise self._unknown(f"a {action}", answer)
+            return self._must_be_ours(pod)
         now = self.get(instance_id)
         wanted = (Status.STOPPED,) if action == "stop" else (Status.RUNNING, Status.PENDING)
         if now is None or now.status not in wanted:
@@ -176,8 +206,10 @@ class RunpodProvider:
             return False
 
         def order() -> str | None:
-            gone = self._api.call("DELETE", _path(instance_id), accept=(404,)).status == 404
-            return None if gone else ""
+            answer = self._api.call("DELETE", _path(instance_id), accept=(404,))
+            if answer.status != 404:
+                return ""
+            return None if self._is_gone(answer, instance_id) else wire.refusal(answer).message
 
         def look() -> Left | None:
             now = self.get(instance_id)
@@ -223,6 +255,20 @@ class RunpodProvider:
 
     def _as_instance(self, pod: Mapping[str, Any]) -> Instance | None:
         return wire.instance_from(pod, self._proxy_url)
+
+    def _strange(self, what: str) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"RunPod answered with {what}.", provider=NAME, fix="Run again; if it stays so, look at api_url."
+        )
+
+    def _unknown(self, order: str, answer: Answer) -> Ambiguous:
+        return Ambiguous(
+            f"RunPod answered {order} with neither yes nor no, so it may have taken effect.",
+            provider=NAME,
+            status=answer.status,
+            request_id=answer.request_id,
+            fix="Run again: it looks for what was done first.",
+        )
 
 
 def _path(instance_id: str) -> str:

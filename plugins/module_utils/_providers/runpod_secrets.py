@@ -16,7 +16,11 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Marker
-from ansible_collections.gpuops.fleet.plugins.module_utils._provider import AuthError, InvalidRequest
+from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    AuthError,
+    InvalidRequest,
+    ProviderUnavailable,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Transport
 
 _PATH = "/account/secrets"
@@ -70,4 +74,17 @@ def remove(api: Transport, secrets: Iterable[Secret]) -> bool:
 
 def _list(api: Transport, name: str | None = None) -> list[dict[str, str]]:
     answer = api.call("GET", _PATH, query={"name": name} if name else None, accept=(403, 404))
-    return list(answer.body["secrets"]) if answer.status == 200 else []
+    if answer.status != 200:
+        return []
+    secrets = answer.body.get("secrets") if isinstance(answer.body, dict) else None
+    if not isinstance(secrets, list) or not all(_is_secret(one) for one in secrets):
+        raise ProviderUnavailable(
+            "RunPod answered with no list of secrets.",
+            provider=api.provider,
+            fix="Run again; if it stays so, look at api_url.",
+        )
+    return secrets
+
+
+def _is_secret(row: object) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(name), str) for name in ("id", "name"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _fingerprints, _gpus, _marker
@@ -32,6 +32,8 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     QuotaError,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._transport import Answer
+
+Rows = list[dict[str, Any]]
 
 PROVIDER = "runpod"
 MARKER_VARIABLE = "GPUFLEET_MARKER"
@@ -112,55 +114,94 @@ def create_body(request: Request, references: Mapping[str, str]) -> dict[str, An
     return body
 
 
+def pod_of(body: Any) -> dict[str, Any] | None:
+    """One pod, from an answer or a list; None when it has no id, or nothing that says whose it is."""
+    is_pod = isinstance(body, dict) and isinstance(body.get("id"), str) and body["id"]
+    return body if is_pod and ("name" in body or "env" in body) else None
+
+
+def is_over(pod: Mapping[str, Any]) -> bool:
+    """Whether it is shown although it was ended."""
+    return pod.get("status") == "TERMINATED"
+
+
+def is_not_found(answer: Answer) -> bool:
+    """Whether a 404 is RunPod's own, as its specification describes one."""
+    body = answer.body
+    return answer.status == 404 and isinstance(body, dict) and bool(body.get("title")) and body.get("status") == 404
+
+
 def instance_from(pod: Mapping[str, Any], proxy_url: str) -> Instance | None:
     """What the API says of a pod, in our words but for its environment; None when it carries no marker of ours."""
     marker = _marker_of(pod)
     if marker is None:
         return None
-    gpu = pod.get("gpu") or {}
-    direct = (pod.get("ssh") or {}).get("direct")
-    ports = _ports(pod.get("ports") or [])
+    gpu = _mapping(pod.get("gpu"))
+    count, cost, disk_gib = (_number(value) for value in (gpu.get("count"), pod.get("cost"), pod.get("disk")))
+    direct = _mapping(_mapping(pod.get("ssh")).get("direct"))
+    host, port = direct.get("host"), _number(direct.get("port"))
+    endpoints = (Endpoint(str(host), int(port)),) if host and port else ()
+    ports = _ports(pod.get("ports"))
+    inside = [port for port, protocol in ports or () if protocol == "http"]
+    word = str(pod.get("status") or "")
     return Instance(
         provider=PROVIDER,
         id=pod["id"],
         marker=marker,
-        status=_STATUS.get(pod["status"], Status.FAILED),
+        status=_STATUS.get(word, Status.FAILED),
         runtime=Runtime.CONTAINER,
         gpu=canonical(gpu) if gpu else None,
-        gpu_count=int(gpu.get("count") or 0),
-        price_per_hour_usd=pod.get("cost"),
-        running_price_per_hour_usd=pod.get("cost") or None,  # 0 while it is stopped
+        gpu_count=int(count or 0),
+        price_per_hour_usd=cost,
+        running_price_per_hour_usd=cost or None,  # 0 while it is stopped
         region=pod.get("dataCenterId"),
         image=pod.get("image"),
-        disk_gib=pod.get("disk"),
+        disk_gib=int(disk_gib) if disk_gib else None,
         ports=ports,
-        address=direct["host"] if direct else None,
-        ssh_endpoints=(Endpoint(direct["host"], int(direct["port"])),) if direct else (),
-        ssh_user=direct.get("username") or "root" if direct else "root",
-        urls=tuple((port, proxy_url.format(id=pod["id"], port=port)) for port, protocol in ports if protocol == "http"),
+        address=endpoints[0].host if endpoints else None,
+        ssh_endpoints=endpoints,
+        ssh_user=str(direct.get("username") or "root"),
+        urls=tuple((port, proxy_url.format(id=pod["id"], port=port)) for port in inside),
         interruptible=False,  # this API sells nothing else
-        started_with=str((pod.get("env") or {}).get(_fingerprints.VARIABLE) or ""),
+        started_with=str(_mapping(pod.get("env")).get(_fingerprints.VARIABLE) or ""),
         created_at=_seconds(pod.get("createdAt")),
-        uptime_seconds=(pod.get("runtime") or {}).get("uptime"),
-        detail=pod["status"],
+        uptime_seconds=_number(_mapping(pod.get("runtime")).get("uptime")),
+        detail=word,
     )
 
 
 def _marker_of(pod: Mapping[str, Any]) -> Marker | None:
     """The environment can't be changed without a reset, so it counts; the name only where a list leaves it out."""
-    environment = pod.get("env") or {}
-    return _marker.parse(
-        environment.get(MARKER_VARIABLE) or pod.get("name"), str(environment.get(OWNER_VARIABLE) or "fleet")
-    )
+    environment = _mapping(pod.get("env"))
+    text = environment.get(MARKER_VARIABLE) or pod.get("name")
+    owner = str(environment.get(OWNER_VARIABLE) or "fleet")
+    return _marker.parse(text, owner) if isinstance(text, str) else None
 
 
-def _ports(texts: list[str]) -> tuple[tuple[int, str], ...]:
-    pairs = [text.partition("/") for text in texts]
+def _ports(texts: Any) -> tuple[tuple[int, str], ...] | None:
+    """The ports that were asked for; None when that can't be read: then nobody knows."""
+    listed = texts or []
+    pairs = [str(text).partition("/") for text in listed] if isinstance(listed, list) else []
+    if not isinstance(listed, list) or not all(port.isdecimal() for port, slash, protocol in pairs):
+        return None
     return tuple(sorted((int(port), protocol or "tcp") for port, slash, protocol in pairs))
 
 
-def _seconds(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
+def _seconds(text: Any) -> float | None:
+    """Seconds since the epoch, in UTC where no zone is said; None for what is no time."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def log_line(event: str) -> str:
