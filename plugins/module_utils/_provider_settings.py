@@ -19,7 +19,8 @@ _AWS_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
 
 def check(name: str, settings: Mapping[str, Any]) -> list[Problem]:
     """Of that provider; empty when nothing is. Asks nobody."""
-    return list(_aws(settings)) if name == "aws" else []
+    checks = {"aws": _aws, "runpod": _runpod}
+    return list(checks[name](settings)) if name in checks else []
 
 
 def _aws(settings: Mapping[str, Any]) -> Iterator[Problem]:
@@ -36,6 +37,20 @@ def _aws(settings: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(
                 field, f"{field} belong to one region; name it beside them, alone, such as 'regions: [us-east-1]'."
             )
+
+
+def _runpod(settings: Mapping[str, Any]) -> Iterator[Problem]:
+    url = settings.get("proxy_url")
+    if not isinstance(url, str) or "{{" in url or "{%" in url:
+        return
+    try:
+        url.format(id="abc", port=8000)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        yield Problem(
+            "proxy_url",
+            f"'{url}' has other braces than those of {{id}} and {{port}}; write it such as "
+            "'https://{id}-{port}.proxy.runpod.net'.",
+        )
 
 
 def _plain(settings: Mapping[str, Any], field: str) -> list[str]:

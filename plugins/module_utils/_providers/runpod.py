@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _rate_limit
+from ansible_collections.gpuops.fleet.plugins.module_utils import _accounts, _provider_settings, _rate_limit
 from ansible_collections.gpuops.fleet.plugins.module_utils._ending import Ending, Left
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Instance,
@@ -62,6 +62,7 @@ class RunpodProvider:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._account = _accounts.get(NAME, settings)
+        self._settings = settings
         self._proxy_url = settings.get("proxy_url") or DEFAULT_PROXY_URL
         self._connection: Transport | None = None
 
@@ -74,6 +75,11 @@ class RunpodProvider:
                 fix="Set RUNPOD_API_KEY, or provider_settings.runpod.api_key (from a vault).",
             )
         if self._connection is None:
+            # Before anything is rented: what can't be filled in would hide what was.
+            for problem in _provider_settings.check(NAME, self._settings):
+                raise InvalidRequest(
+                    f"provider_settings.runpod.{problem.field}: {problem}", provider=NAME, fix="Correct the input."
+                )
             headers = {"Authorization": f"Bearer {self._account.key}"}
             limiter = _rate_limit.Limiter(self._account)
             self._connection = Transport(

@@ -15,6 +15,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Request, Status
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
+    InvalidRequest,
     ProviderError,
     ProviderUnavailable,
 )
@@ -261,6 +262,19 @@ def test_when_it_was_rented(text: Any, seconds: float | None) -> None:
     found = runpod_wire.instance_from(POD | {"createdAt": text}, runpod.DEFAULT_PROXY_URL)
     assert found is not None
     assert found.created_at == seconds
+
+
+# Settings
+
+
+@pytest.mark.parametrize("proxy_url", ["https://{pod}/{port}", "https://{}/{port}", "https://{id", "https://{id:d}"])
+def test_a_proxy_url_that_can_not_be_filled_in_is_refused_before_any_call(
+    url: str, world: World, proxy_url: str
+) -> None:
+    provider = runpod.make({"api_key": "any", "api_url": url, "proxy_url": proxy_url})
+    with pytest.raises(InvalidRequest, match=r"provider_settings\.runpod\.proxy_url: .* has other braces"):
+        provider.offers(QUERY)
+    assert world.calls == []
 
 
 def test_a_pod_is_running_when_it_says_so(provider: runpod.RunpodProvider) -> None:
