@@ -89,9 +89,8 @@ class GcpProvider:
         wire.check_request(request)
         zone, body = wire.zone_of(request.offer), wire.create_body(request, self._settings)
         answer = self._api.order("POST", f"/zones/{zone}/instances", body, request_id=wire.request_id(request.marker))
-        operation = answer.body if isinstance(answer.body, dict) else {}
         try:
-            done = self._api.finished(operation)
+            done = self._api.finished(answer.body)
         except ProviderError as error:
             # It was ordered; only whether it came about is not known.
             raise Ambiguous(
@@ -218,7 +217,7 @@ class GcpProvider:
         return self._must_get(instance_id)
 
     def _finish(self, operation: Any, doing: str) -> None:
-        done = self._api.finished(operation if isinstance(operation, dict) else {})
+        done = self._api.finished(operation)
         if errors.operation_errors(done):
             raise errors.failed(done, doing)
 

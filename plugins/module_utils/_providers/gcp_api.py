@@ -76,9 +76,9 @@ class ComputeApi:
                 _clock.sleep(1.0 + attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def finished(self, operation: Mapping[str, Any], seconds: float = OPERATION_SECONDS) -> dict[str, Any]:
-        """The operation when it is done; Ambiguous when that takes too long."""
-        current, deadline = dict(operation), _clock.monotonic() + seconds
+    def finished(self, operation: Any, seconds: float = OPERATION_SECONDS) -> dict[str, Any]:
+        """The operation when it is done; Ambiguous when that takes too long, unavailable when it is no operation."""
+        current, deadline = _operation(operation), _clock.monotonic() + seconds
         while current.get("status") != "DONE":
             if _clock.monotonic() > deadline:
                 raise Ambiguous(
@@ -87,10 +87,7 @@ class ComputeApi:
                     fix="Run again: it looks for what was done first.",
                 )
             _clock.sleep(_POLL_SECONDS)
-            answer = self.call("GET", operation_path(current))
-            if not isinstance(answer.body, dict):
-                raise errors.strange("no operation")
-            current = answer.body
+            current = _operation(self.call("GET", operation_path(current)).body)
         return current
 
     def pages(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
@@ -122,6 +119,13 @@ class ComputeApi:
             heed=limiter.heed,
             sign=lambda: {"Authorization": f"Bearer {token()}"},
         )
+
+
+def _operation(body: Any) -> dict[str, Any]:
+    """What an order was answered with, when it can be asked about."""
+    if not isinstance(body, dict) or not body.get("name"):
+        raise errors.strange("no operation")
+    return body
 
 
 def operation_path(operation: Mapping[str, Any]) -> str:

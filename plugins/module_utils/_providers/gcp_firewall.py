@@ -113,7 +113,7 @@ class Rules:
         self._finish(answer.body, "change")
 
     def _finish(self, operation: Any, doing: str) -> None:
-        done = self.api.finished(operation if isinstance(operation, dict) else {})
+        done = self.api.finished(operation)
         if errors.operation_errors(done):
             raise errors.failed(done, f"{doing} the rule {self.name}")
 

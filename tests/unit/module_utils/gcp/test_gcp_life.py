@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _ending, _lifetime, _rent
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
+    Ambiguous,
     AuthError,
     InvalidRequest,
     NoCapacity,
@@ -184,6 +185,37 @@ def test_an_end_is_ordered_again_until_it_is_taken(provider: gcp.GcpProvider, wo
     assert provider.delete(made.id) is True
     assert len([one for one in orders(world) if one.startswith("DELETE")]) == 2
     assert world.alive() == []
+
+
+# A 2xx with it says neither yes nor no.
+NO_OPERATIONS: list[Any] = ["<html>", [], {}, {"status": "PENDING"}, {"name": ""}]
+
+
+@pytest.mark.parametrize("body", NO_OPERATIONS)
+def test_an_order_that_is_answered_with_no_operation_may_have_taken_effect(
+    provider: gcp.GcpProvider, world: World, body: Any
+) -> None:
+    world.faults = [Fault("POST", "/instances$", status=200, body=body)]
+    with pytest.raises(Ambiguous, match="no operation"):
+        rent(provider)
+    made = rent(provider)
+    wait_for(provider, made.id, Status.RUNNING)
+    world.faults = [Fault("POST", "/stop$", status=200, body=body)]
+    with pytest.raises(ProviderUnavailable, match="no operation"):
+        provider.stop(made.id)
+    world.faults = [Fault("DELETE", ONE, status=200, body=body)]
+    assert provider.delete(made.id) is True
+    assert len([one for one in orders(world) if one.startswith("DELETE")]) == 2
+    assert world.alive() == []
+
+
+@pytest.mark.parametrize("body", NO_OPERATIONS)
+def test_what_an_operation_became_is_not_read_from_something_else(
+    provider: gcp.GcpProvider, world: World, body: Any
+) -> None:
+    world.faults = [Fault("GET", "/operations/[^/]+$", status=200, body=body)]
+    with pytest.raises(Ambiguous, match="no operation"):
+        rent(provider)
 
 
 def test_an_end_that_does_not_come_is_loud(
