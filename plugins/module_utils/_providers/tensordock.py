@@ -128,10 +128,13 @@ class TensordockProvider:
             if wire.marker_of(row) is None:
                 continue
             # Rows of the list have little more than name and status.
-            whole: dict[str, Any] | None = row if wire.is_complete(row) else self._row(row["id"])
-            instance = wire.instance_from(whole) if whole else None  # None: it ended meanwhile
-            if instance:
-                found[instance.id] = instance
+            whole = row if wire.is_complete(row) else self._row(row["id"])
+            if whole is None:  # it ended meanwhile
+                continue
+            instance = wire.instance_from(whole)
+            if instance is None or instance.marker != wire.marker_of(row):
+                raise self._strange(f"another name for instance {row['id']} than its list has")
+            found[instance.id] = instance
         return list(found.values())
 
     def _all_rows(self) -> wire.Rows:
@@ -227,13 +230,18 @@ class TensordockProvider:
         row = wire.row_of(answer.body)
         if row is None or row["id"] != instance_id:
             raise self._strange("something that is not the instance we asked for")
-        return row
+        # Without a name it would be somebody else's.
+        return row if "name" in row else {**(self._listed(instance_id) or {}), **row}
+
+    def _listed(self, instance_id: str) -> dict[str, Any] | None:
+        """Its row in the list; None when the complete list has none."""
+        return next((row for row in self._all_rows() if row["id"] == instance_id), None)
 
     def _is_gone(self, answer: Answer, instance_id: str) -> bool:
         """Whether a 404 is about the instance: what has no JSON may come from a wrong address, and the list decides."""
         if isinstance(answer.body, dict):
             return True
-        return instance_id not in [row["id"] for row in self._all_rows()]
+        return self._listed(instance_id) is None
 
     def _ours(self, row: Mapping[str, Any]) -> Instance:
         instance = wire.instance_from(row)

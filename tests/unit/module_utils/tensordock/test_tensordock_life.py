@@ -222,6 +222,26 @@ def test_what_ends_while_we_look_is_not_listed(provider: tensordock.TensordockPr
     assert provider.list() == []
 
 
+def test_what_says_its_name_in_the_list_alone_is_ours(provider: tensordock.TensordockProvider, world: World) -> None:
+    made = rent(provider)
+    nameless = {name: value for name, value in ROW.items() if name != "name"}
+    world.faults = [Fault(method="GET", path=ONE, status=200, body=nameless | {"id": made.id}, times=2)]
+    for seen in (*provider.list(), provider.get(made.id)):
+        assert seen is not None
+        assert (seen.id, seen.marker, seen.gpu, seen.status) == (made.id, made.marker, "A40", Status.RUNNING)
+    assert provider.delete(made.id) is True
+
+
+@pytest.mark.parametrize("name", [None, "", "renamed", _marker.encode(Marker("acme-llm", "vllm-2", "abc123"))])
+def test_two_names_of_one_instance_are_an_error(
+    provider: tensordock.TensordockProvider, world: World, name: str | None
+) -> None:
+    made = rent(provider)
+    world.faults = [Fault(method="GET", path=ONE, status=200, body=ROW | {"id": made.id, "name": name})]
+    with pytest.raises(ProviderUnavailable, match=f"another name for instance {made.id}"):
+        provider.list()
+
+
 def test_a_question_is_asked_again(provider: tensordock.TensordockProvider, world: World) -> None:
     made = rent(provider)
     world.faults = [Fault(path=LIST, status=503), Fault(path=LIST, status=429), Fault(path=LIST, drop="before")]
