@@ -187,20 +187,24 @@ class TensordockProvider:
             _clock.sleep(_POLL_SECONDS)
 
     def delete(self, instance_id: str) -> bool:
-        """Only this ends what it costs, and only a GET that answers 404 proves it."""
+        """Only this ends what it costs, and only a GET that answers 404 proves it, unless the list had it then."""
         row = self._row(instance_id)
-        if row is not None:
-            self._ours(row)  # what is not ours is not touched
+        late = self._listed(instance_id) if row is None else None  # what was just made may not be found by its id yet
+        for seen in filter(None, (row, late)):
+            self._ours(seen)  # what is not ours is not touched
 
         def order() -> str | None:
             answer = self._call("DELETE", self._path(instance_id), accept=(400, 404, 409))
             status = wire.real_status(answer)
             if status == 404:
-                return None if self._is_gone(answer, instance_id) else wire.said(answer)
+                gone = self._is_gone(answer, instance_id) and (late is None or self._listed(instance_id) is None)
+                return None if gone else wire.said(answer)
             return wire.said(answer) if status >= 400 else ""
 
         def look() -> Left | None:
             now = self._row(instance_id)
+            if now is None and late is not None:
+                now = self._listed(instance_id)
             return None if now is None else Left(wire.price_of(now))
 
         return Ending(self.name, f"instance {instance_id}", wire.CONSOLE, order, look).finish()
