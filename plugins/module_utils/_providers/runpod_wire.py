@@ -40,6 +40,7 @@ MARKER_VARIABLE = "GPUFLEET_MARKER"
 OWNER_VARIABLE = "GPUFLEET_OWNER"  # only of what a job rented
 _SOLD_OUT = "no longer any instances available"
 
+# A word that isn't here is none of a failure: nothing may be ended for it.
 _STATUS = {
     "PROVISIONING": Status.PENDING,
     "STARTING": Status.PENDING,
@@ -148,7 +149,7 @@ def instance_from(pod: Mapping[str, Any], proxy_url: str) -> Instance | None:
         provider=PROVIDER,
         id=pod["id"],
         marker=marker,
-        status=_STATUS.get(word, Status.FAILED),
+        status=_STATUS.get(word, Status.PENDING),
         runtime=Runtime.CONTAINER,
         gpu=canonical(gpu) if gpu else None,
         gpu_count=int(count or 0),

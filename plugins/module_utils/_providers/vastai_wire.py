@@ -49,6 +49,7 @@ _HOURS_PER_MONTH = 730
 _SEARCH_LIMIT = 100
 _WIDE_SEARCH_LIMIT = 500  # where we choose among the answers ourselves: by region, or any GPU
 
+# A word that isn't here is none of a failure: nothing may be ended for it.
 _STATUS = {
     None: Status.PENDING,
     "created": Status.PENDING,
@@ -291,7 +292,7 @@ def _uptime_seconds(row: Mapping[str, Any]) -> float | None:
 
 def _status(row: Mapping[str, Any]) -> tuple[Status, str]:
     actual, intended = row.get("actual_status"), row.get("intended_status")
-    status = _STATUS.get(actual, Status.FAILED)
+    status = _STATUS.get(actual, Status.PENDING)
     detail = " ".join(str(row.get("status_msg") or actual or "scheduling").split())[:300]
     if _outbid(row) is None:
         return Status.STOPPED, f"{_taken_back.STOPPED_OR_OUTBID}; its disk goes on costing ({detail})"

@@ -209,6 +209,22 @@ def test_nothing_that_is_said_of_a_pod_hides_it(strange: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        *((word, Status.PENDING) for word in ("PROVISIONING", "STARTING", "A_NEW_WORD", "running", "", None)),
+        ("RUNNING", Status.RUNNING),
+        ("EXITED", Status.STOPPED),
+        ("ERROR", Status.FAILED),
+        ("TERMINATED", Status.TERMINATING),
+    ],
+)
+def test_words_for_what_it_does(word: str | None, status: Status) -> None:
+    found = runpod_wire.instance_from(POD | {"status": word}, runpod.DEFAULT_PROXY_URL)
+    assert found is not None
+    assert (found.status, found.detail) == (status, word or "")
+
+
+@pytest.mark.parametrize(
     ("listed", "ports"),
     [
         (["8000/http", "22/tcp"], ((22, "tcp"), (8000, "http"))),

@@ -42,11 +42,11 @@ from support.vastai_calls import (
         ({"actual_status": None}, Status.PENDING, "scheduling"),
         *(
             ({"actual_status": word}, Status.PENDING, word)
-            for word in ("created", "loading", "rebooting", "restarting")
+            for word in ("created", "loading", "rebooting", "restarting", "a new word")
         ),
         ({}, Status.RUNNING, "running"),
         *(({"actual_status": word}, Status.STOPPED, word) for word in ("stopped", "exited", "frozen")),
-        *(({"actual_status": word}, Status.FAILED, word) for word in ("unknown", "offline", "a new word")),
+        *(({"actual_status": word}, Status.FAILED, word) for word in ("unknown", "offline")),
         ({"intended_status": "stopped"}, Status.RUNNING, "running"),
         ({"intended_status": "stopped", "is_bid": True}, Status.STOPPED, "outbid"),
         ({"actual_status": "created", "intended_status": "stopped"}, Status.STOPPED, "created"),
