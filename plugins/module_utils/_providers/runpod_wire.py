@@ -59,7 +59,7 @@ def canonical(entry: Mapping[str, Any]) -> str | None:
 
 
 def offers_from(entry: Mapping[str, Any], cloud: str, count: int, regions: list[str]) -> list[Offer]:
-    price = (entry.get("price") or {}).get(cloud.lower())
+    price = _number(_mapping(entry.get("price")).get(cloud.lower())) or None  # nothing is free: 0 is not known
     most = (entry.get("maxCount") or {}).get(cloud.lower()) or 0
     if not entry.get(cloud.lower()) or entry.get("availability") in (None, "NONE") or count > most:
         return []

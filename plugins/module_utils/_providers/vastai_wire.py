@@ -100,8 +100,8 @@ def search_body(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bid_of(row: Mapping[str, Any]) -> float | None:
-    """The lowest bid, USD per hour for the machine without its storage."""
-    return _number(row.get("min_bid"))
+    """The lowest bid, USD per hour for the machine without its storage; None when nobody knows, as with 0."""
+    return _number(row.get("min_bid")) or None
 
 
 def offer_from(row: Mapping[str, Any], query: Mapping[str, Any]) -> Offer | None:
@@ -131,7 +131,7 @@ def offer_from(row: Mapping[str, Any], query: Mapping[str, Any]) -> Offer | None
         region=region,
         runtime=Runtime(query.get("runtime", "vm")),
         interruptible=interruptible,
-        price_per_hour_usd=_price(row, query) if interruptible else _number(row.get("dph_total")),
+        price_per_hour_usd=_price(row, query) if interruptible else _number(row.get("dph_total")) or None,
         machine_id=_machine_id(row),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _marker
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Request, Status
+from ansible_collections.gpuops.fleet.plugins.module_utils._offers import survey
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
     InvalidRequest,
@@ -21,6 +22,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import runpod, runpod_wire
 from emulators import runpod as emulator
+from emulators.runpod_wire import GPUS, catalog_entry
 from emulators.server import serving
 from emulators.world import Fault, World
 from support.fake_clock import FakeClock
@@ -187,6 +189,20 @@ def test_what_is_no_list_of_secrets_is_an_error_and_hides_no_end(
     with pytest.raises(ProviderUnavailable, match="no list of secrets"):
         provider.clean_up("acme-llm")
     assert provider.delete(made.id) is True
+
+
+@pytest.mark.parametrize("price", [{"secure": 0, "community": 0.0}, {}, None, "free", {"secure": "free"}])
+def test_nothing_is_free(provider: runpod.RunpodProvider, world: World, price: Any) -> None:
+    """A price that nobody knows passes no maximum, and what has one comes before."""
+    row = catalog_entry(GPUS[0], "SECURE") | {"dataCenters": []}
+    world.faults = [Fault("GET", CATALOG, status=200, body={"gpus": [row | {"price": price}]}, times=None)]
+    limited = survey({"runpod": provider}, QUERY, max_price_per_hour_usd=9.0)
+    assert limited.offers == []
+    assert {one["reason"] for one in limited.refused} == {"its price is not known, and max_price_per_hour_usd is set"}
+    both = [row | {"price": price}, catalog_entry(GPUS[1], "SECURE")]
+    world.faults = [Fault("GET", CATALOG, status=200, body={"gpus": both}, times=None)]
+    ranked = survey({"runpod": provider}, QUERY)
+    assert [one.price_per_hour_usd for one in ranked.offers] == [1.89, None, None]
 
 
 # Pods that are told in an unexpected way

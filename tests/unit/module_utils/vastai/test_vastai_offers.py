@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import requests
 from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus
@@ -12,13 +14,14 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
     Offer,
     Runtime,
 )
+from ansible_collections.gpuops.fleet.plugins.module_utils._offers import survey
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     AuthError,
     ProviderUnavailable,
     RateLimited,
 )
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import vastai, vastai_wire
-from emulators.vastai_market import FIRST_OFFER
+from emulators.vastai_market import FIRST_OFFER, HOSTS, offer_row
 from emulators.world import Fault, World
 from support.fake_clock import FakeClock
 from support.vastai_calls import (
@@ -84,6 +87,24 @@ def test_a_bid_costs_its_minimum_and_the_disk(provider: vastai.VastaiProvider) -
     offer = one_offer(provider, interruptible=True)
     assert offer.interruptible
     assert offer.price_per_hour_usd == pytest.approx(0.20 + 0.15 * 50 / 730, abs=1e-5)
+
+
+@pytest.mark.parametrize(("interruptible", "field"), [(False, "dph_total"), (True, "min_bid")])
+@pytest.mark.parametrize("price", [0, 0.0, None, "free"])
+def test_nothing_is_free(
+    provider: vastai.VastaiProvider, world: World, interruptible: bool, field: str, price: Any
+) -> None:
+    """A price that nobody knows passes no maximum, and what has one comes before."""
+    hosts = [host for host in HOSTS if host.machine_id in (112, 111)]
+    rows = [offer_row(host, 50, interruptible) for host in hosts]
+    rows[0][field] = price
+    world.faults = [Fault(path="/bundles/", status=200, body={"offers": rows}, times=None)]
+    wish = query(interruptible=interruptible)
+    limited = survey({"vastai": provider}, wish, max_price_per_hour_usd=9.0)
+    assert [one.id for one in limited.offers] == [str(rows[1]["id"])]
+    assert "is not known" in limited.refused[0]["reason"]
+    ranked = survey({"vastai": provider}, wish)
+    assert [one.id for one in ranked.offers] == [str(rows[1]["id"]), str(rows[0]["id"])]
 
 
 def test_regions_are_country_codes(provider: vastai.VastaiProvider) -> None:
