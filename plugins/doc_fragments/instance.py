@@ -69,7 +69,8 @@ options:
     type: float
   max_lifetime:
     description:
-      - How long it may live at most, in hours, days or weeks (V(8h), V(7d), V(2w)), or the word V(unlimited).
+      - How long it may live at most, in hours, days or weeks (V(8h), V(7d), V(2w); V(3650d) is the most), or the word
+        V(unlimited).
       - Required where the provider costs money; there is no default.
       - It is written on the rental. V(gcp) itself ends a machine then, after V(120d) at the latest.
       - None of V(runpod), V(vastai) and V(tensordock) looks at it, so the playbook

@@ -109,26 +109,38 @@ FLEET_SPEC: dict[str, dict[str, Any]] = {
 
 _UNITS = {"h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([hdw])", re.ASCII)
+# More is a slip of the pen, and far beyond it the expiry would no longer fit into a marker.
+_LONGEST_SECONDS = 3650 * 86400
 
 
 def lifetime_seconds(text: str) -> int | None:
     """'8h', '7d' or '2w' in seconds, None for the word 'unlimited'; raises ValueError for anything else."""
     if text == "unlimited":
         return None
-    match = _DURATION.fullmatch(text)
-    if match is None:
+    seconds = _duration_seconds(text)
+    if seconds is None:
         raise ValueError(
             f"max_lifetime '{text}' can't be read; write hours, days or weeks ('8h', '7d', '2w') or 'unlimited'."
         )
-    return int(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST_SECONDS:
+        raise ValueError(f"max_lifetime '{text}' is more than 10 years; write '3650d' or less, or 'unlimited'.")
+    return seconds
 
 
 def extend_seconds(text: str) -> int:
-    """How long from now on; raises ValueError for what is no duration."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
+    """How long from now on; raises ValueError for what is no duration, and for more than 10 years."""
+    seconds = _duration_seconds(text)
+    if seconds is None:
         raise ValueError(f"extend '{text}' can't be read; write hours, days or weeks from now on ('8h', '7d', '2w').")
-    return int(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST_SECONDS:
+        raise ValueError(f"extend '{text}' is more than 10 years from now on; write '3650d' or less.")
+    return seconds
+
+
+def _duration_seconds(text: str) -> int | None:
+    """'8h', '7d' or '2w' in seconds; None for what is no duration."""
+    match = _DURATION.fullmatch(text)
+    return int(match[1]) * _UNITS[match[2]] if match else None
 
 
 def complete_instance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -191,7 +203,10 @@ def wish_from(params: Mapping[str, Any]) -> Wish:
         runtime=Runtime(runtime),
         max_price_per_hour_usd=params.get("max_price_per_hour_usd"),
         price_per_hour_usd=params.get("price_per_hour_usd"),
-        lifetime_seconds=lifetime_seconds(params.get("max_lifetime") or "unlimited"),
+        # Nobody has checked it where something is only ended, and there it means nothing.
+        lifetime_seconds=(
+            None if params["state"] == "absent" else lifetime_seconds(params.get("max_lifetime") or "unlimited")
+        ),
         extend_to_epoch_hours=(
             _marker.expiry_epoch_hours(extend_seconds(params["extend"])) if params.get("extend") else None
         ),

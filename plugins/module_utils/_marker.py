@@ -96,7 +96,15 @@ def identity(marker: Marker) -> str:
 
 
 def encode(marker: Marker) -> str:
-    """The marker as it stands in a name, a label or a tag. At most 60 characters."""
+    """The marker as it stands in a name, a label or a tag. At most 60 characters.
+
+    Raises ValueError where nobody could read it again: what carried it would be nobody's, and would be rented anew.
+    """
+    if marker.expiry_epoch_hours >= 36**4:
+        raise ValueError(
+            f"The expiry of '{marker.name}' lies too far ahead for its marker ({marker.expiry_epoch_hours} hours since "
+            "1970); give it a shorter max_lifetime or extend, and check this machine's clock."
+        )
     return f"{identity(marker)}--{_to_base36(marker.expiry_epoch_hours)}"
 
 

@@ -67,3 +67,13 @@ def test_a_container_is_looked_for_where_the_driver_is_new_enough_for_its_image(
     task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["vastai"], "gpu": "L4", **said}
     params = ArgumentSpecValidator(SPEC).validate(task).validated_parameters
     assert _offers.query_from(_arguments.wish_from(params)).get("minimum_cuda_version") == cuda
+
+
+@pytest.mark.parametrize("max_lifetime", ["5000d", "soon"])
+def test_what_is_only_ended_needs_no_lifetime_that_can_be_rented(max_lifetime: str) -> None:
+    """It may have been rented when such a one was still taken."""
+    task = {"deployment_id": "acme-llm", "name": "vllm-1", "providers": ["runpod"], "max_lifetime": max_lifetime}
+    params = ArgumentSpecValidator(SPEC).validate({**task, "state": "absent"}).validated_parameters
+    assert _arguments.wish_from(params).lifetime_seconds is None
+    with pytest.raises(ValueError, match="max_lifetime"):
+        _arguments.wish_from({**params, "state": "started"})

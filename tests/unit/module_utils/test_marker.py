@@ -39,6 +39,13 @@ def test_what_is_encoded_is_parsed_again_and_short_enough(marker: Marker) -> Non
     assert len(_marker.identity(marker)) <= 54
 
 
+@pytest.mark.parametrize("more", [0, 1, 36**4])
+def test_an_expiry_that_nobody_could_read_again_is_never_written(more: int) -> None:
+    """What carried it would be nobody's, so it would be rented a second time, and go on costing."""
+    with pytest.raises(ValueError, match=r"The expiry of 'vllm-1' lies too far ahead .*max_lifetime"):
+        _marker.encode(Marker("acme-llm", "vllm-1", "abc123", 36**4 + more))
+
+
 @given(MARKERS, MARKERS)
 def test_two_identities_are_equal_only_for_the_same_rental(one: Marker, other: Marker) -> None:
     same = (one.deployment_id, one.name, one.nonce) == (other.deployment_id, other.name, other.nonce)

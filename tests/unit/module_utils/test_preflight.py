@@ -42,6 +42,8 @@ BAD = [
     ({"disk_gib": "big"}, "disk_gib", "convert"),
     ({"max_lifetime": "3 days"}, "max_lifetime", "'3 days'.*'8h'"),
     ({"max_lifetime": "0h"}, "max_lifetime", "'0h'"),
+    ({"max_lifetime": "50000d"}, "max_lifetime", "'50000d' is more than 10 years; write '3650d' or less, or 'unlim"),
+    ({"max_lifetime": "87601h"}, "max_lifetime", "'87601h' is more than 10 years"),
     ({"max_price_per_hour_usd": -1}, "max_price_per_hour_usd", "-1"),
     ({"runtime": "lambda"}, "runtime", "one of: vm, container"),
     ({"runtime": "container"}, "runtime", "'local' doesn't rent"),
@@ -169,6 +171,17 @@ def test_a_lifetime_is_required_where_it_costs_money(monkeypatch: pytest.MonkeyP
     assert not _preflight.check_instance({**GOOD, "providers": ["paid"], "max_lifetime": "8h"})
     stop = _preflight.check_state({**GOOD, "providers": ["paid"]}, "stopped")
     assert "can't stop" in str(stop[0])
+
+
+def test_what_lives_can_not_be_given_more_time_than_its_marker_can_say() -> None:
+    for text in ("50000d", "522w"):
+        (problem,) = _preflight.check_extend({"providers": ["vastai"]}, text)
+        assert (problem.field, str(problem)) == (
+            "extend",
+            f"extend '{text}' is more than 10 years from now on; write '3650d' or less.",
+        )
+    assert _preflight.check_extend({"providers": ["vastai"]}, "3650d") == []
+    assert not _preflight.check_instance({**GOOD, "max_lifetime": "87600h"})
 
 
 def test_lifetimes() -> None:
