@@ -168,6 +168,9 @@ class Run:
             # One may live where nobody answers, even an older one. What is known to live must be told all the same.
             error = next(iter(self.unanswered.values()))
             raise _with_what_lives(error, found)
+        if self.wish.state == "absent":
+            # An order to end it proves nothing: whoever gave it may have been killed, or have waited in vain.
+            found = _rent.settle([*found.all, *found.terminating])
         found.current = _taken_back.told(found.current) if found.current else None
         return found
 

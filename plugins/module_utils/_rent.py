@@ -47,6 +47,7 @@ class Found:
 
     current: Instance | None = None
     surplus: list[Instance] = field(default_factory=list)
+    terminating: list[Instance] = field(default_factory=list)  # its end was ordered, but it is still listed
 
     @property
     def all(self) -> list[Instance]:
@@ -122,13 +123,15 @@ def find_reachable(providers: Providers, deployment_id: str, name: str) -> tuple
 
 
 def _named(instances: Iterable[Instance], deployment_id: str, name: str) -> Found:
-    return settle(
+    mine = [
         instance
         for instance in instances
         if (instance.marker.deployment_id, instance.marker.name) == (deployment_id, name)
         and instance.marker.owner == "fleet"
-        and instance.status is not Status.TERMINATING
-    )
+    ]
+    found = settle(one for one in mine if one.status is not Status.TERMINATING)
+    found.terminating = [one for one in mine if one.status is Status.TERMINATING]
+    return found
 
 
 def settle(instances: Iterable[Instance]) -> Found:

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from ansible_collections.gpuops.fleet.plugins.module_utils import _journal, _marker, _rent
 from ansible_collections.gpuops.fleet.plugins.module_utils._engine import Run
-from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Marker, Offer, Request, Wish
+from ansible_collections.gpuops.fleet.plugins.module_utils._models import (
+    Instance,
+    Marker,
+    Offer,
+    Request,
+    Status,
+    Wish,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
     Capability,
@@ -380,6 +387,33 @@ def test_absent_deletes_the_surplus_too(clock: FakeClock) -> None:
     cloud = two_rentals(clock)
     run(FakeProvider(cloud), replace(WISH, state="absent"))
     assert not cloud.alive()
+
+
+def test_what_somebody_ordered_to_end_is_waited_for_until_it_is_gone(clock: FakeClock) -> None:
+    """Whoever gave that order may have been killed, or have waited in vain: what is listed may still be paid for."""
+    cloud = two_rentals(clock)
+    first = cloud.alive()[0]
+    cloud.instances[first.id] = replace(first, status=Status.TERMINATING)
+    provider, absent = FakeProvider(cloud), replace(WISH, state="absent")
+    assert run(provider, absent, check_mode=True)["actions"] == ["delete"]
+    provider.refuse["delete"] = ProviderUnavailable("fake still has it.", provider="fake")
+    with pytest.raises(ProviderUnavailable, match="fake still has it") as caught:
+        run(provider, absent)
+    assert {one.id for one in cloud.alive()} == {"fake-1", "fake-99"}
+    assert "lives at fake (fake-1)" in str(caught.value)
+    assert {line["event"] for line in _journal.read("acme-llm")} == {"claim", "created"}, "nobody saw an end of it"
+    provider.refuse.clear()
+    assert run(provider, absent)["actions"] == ["delete", "delete"]
+    assert not cloud.alive()
+    assert not run(provider, absent)["changed"]
+
+
+def test_what_ends_does_not_count_as_the_one_that_is_wanted(clock: FakeClock) -> None:
+    cloud = FakeCloud()
+    run(FakeProvider(cloud))
+    cloud.instances["fake-1"] = replace(cloud.alive()[0], status=Status.TERMINATING)
+    assert run(FakeProvider(cloud))["instance"]["id"] == "fake-2"
+    assert not cloud.deleted
 
 
 def test_what_is_not_exactly_ours_is_never_touched(clock: FakeClock) -> None:
