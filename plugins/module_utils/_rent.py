@@ -37,6 +37,8 @@ SURPLUS_AGE_SECONDS = 600.0  # younger surplus may still have a creator that is 
 CONFIRM_DEADLINE_SECONDS = 180.0
 CREATE_SECONDS = 180.0  # the longest that an order was seen to take until what it made is listed
 _CLAIM_ATTEMPTS = 3
+# Said by what stands before a provider, when it got no answer from it; above 511, by Cloudflare.
+_GATEWAY_GAVE_UP = (502, 504, *range(520, 528))
 
 Providers = Mapping[str, Provider]
 
@@ -257,8 +259,9 @@ def _look_seconds(provider: Provider, lost: Ambiguous, began: float) -> float:
 
     Where the nonce says how old it is, what comes late counts as older than what was rented instead of it, and is in
     use. So there a broken connection is given the time that an order takes; an answer, also a bad one, needs no more.
+    What a gateway answers is none: behind it, the provider may still be at work.
     """
-    if Capability.DATES in provider.capabilities or lost.status is not None:
+    if Capability.DATES in provider.capabilities or lost.status not in (None, *_GATEWAY_GAVE_UP):
         return LOOKS_APART_SECONDS
     return max(LOOKS_APART_SECONDS, CREATE_SECONDS - (_clock.monotonic() - began))
 

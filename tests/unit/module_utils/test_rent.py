@@ -318,7 +318,17 @@ def test_where_one_can_not_be_ended_the_others_are_and_it_is_told_what_it_costs(
 
 
 @pytest.mark.parametrize(
-    ("dates", "status", "seconds", "rented"), [(False, None, 60, 1), (False, 500, 60, 2), (True, None, 60, 2)]
+    ("dates", "status", "seconds", "rented"),
+    [
+        (False, None, 60, 1),
+        (False, 502, 60, 1),
+        (False, 504, 60, 1),  # what stands before it gave up, not it
+        (False, 524, 60, 1),
+        (False, 500, 60, 2),
+        (False, 503, 60, 2),
+        (True, None, 60, 2),
+        (True, 504, 60, 2),
+    ],
 )
 def test_what_comes_late_is_waited_for_where_nobody_says_when_it_was_rented(
     dates: bool, status: int | None, seconds: float, rented: int, clock: FakeClock
