@@ -145,6 +145,16 @@ def settle(instances: Iterable[Instance]) -> Found:
 def rent(providers: Providers, wish: Wish, offers: Iterable[Offer]) -> tuple[Instance, Offer]:
     """Take the first offer that can be had; returns when it is certain that this rental counts."""
     claims = Claims()
+    try:
+        return _take_first(providers, wish, offers, claims)
+    except ProviderError as error:
+        for doubt in claims.unknown:
+            if doubt not in error.message:
+                error.tell_first(doubt)
+        raise
+
+
+def _take_first(providers: Providers, wish: Wish, offers: Iterable[Offer], claims: Claims) -> tuple[Instance, Offer]:
     failures: list[ProviderError] = []
     sold_out: set[tuple[str, str | None]] = set()
     waiting = list(offers)
@@ -302,8 +312,6 @@ def _confirm(providers: Providers, wish: Wish, mine: Instance, claims: Claims) -
         return _look_twice(providers, wish, mine, claims)
     except ProviderError as error:
         error.rented = tuple(claims.made.values())
-        for doubt in claims.unknown:
-            error.tell_first(doubt)
         raise
 
 

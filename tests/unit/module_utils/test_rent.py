@@ -26,6 +26,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
     Capability,
     EngineError,
+    InvalidRequest,
     NoCapacity,
     OfferGone,
     ProviderError,
@@ -301,6 +302,21 @@ def test_that_something_may_have_been_rented_is_told_with_what_lives_elsewhere(c
     with pytest.raises(ProviderUnavailable, match=r"first may have rented 'vllm-1': no answer\.") as caught:
         Run({"first": first, "second": second}, replace(WISH, providers=("first", "second"))).result()
     assert "lives at second (second-2" in str(caught.value)
+
+
+def test_that_something_may_have_been_rented_is_told_with_what_another_provider_refuses() -> None:
+    first, second = (FakeProvider(FakeCloud(), name=name) for name in ("first", "second"))
+
+    def lose_everything(call: str, when: str) -> None:
+        if (call, when) == ("create", "after"):
+            first.refuse["list"] = ProviderUnavailable("first is down.", provider="first")
+            raise Ambiguous("no answer.", provider="first")
+
+    first.at_boundary = lose_everything
+    second.refuse["create"] = InvalidRequest("second can't read it.", provider="second")
+    with pytest.raises(InvalidRequest) as caught:
+        Run({"first": first, "second": second}, replace(WISH, providers=("first", "second"))).result()
+    assert caught.value.message == "first may have rented 'vllm-1': no answer. second can't read it."
 
 
 def test_where_one_can_not_be_ended_the_others_are_and_it_is_told_what_it_costs(clock: FakeClock) -> None:
