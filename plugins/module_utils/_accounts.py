@@ -42,6 +42,7 @@ class Account:
     url: str
     key: str | None = field(repr=False)
     part: tuple[str, ...] = ()  # the regions that are looked into, where not all are
+    region: str | None = None  # where it rents when nobody says where; no part of who it is
 
     @property
     def label(self) -> str:
@@ -62,7 +63,19 @@ def find(provider: str, settings: Mapping[str, Any]) -> Account | None:
         return Account(provider, str(url), _google(settings))
     variables = (os.environ.get(name) for name in (api.key_variable, *api.also))
     key = str(settings.get("api_key") or next((value for value in variables if value), "")).strip()
-    return Account(provider, str(url), key or None, tuple(settings.get("regions") or ()))
+    return Account(
+        provider,
+        str(url),
+        key or None,
+        tuple(settings.get("regions") or ()),
+        aws_region(settings) if provider == "aws" else None,
+    )
+
+
+def aws_region(settings: Mapping[str, Any]) -> str | None:
+    """The region in which AWS rents when nobody says where, where anybody says that one."""
+    variables = (os.environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION"))
+    return next((str(one) for one in (*(settings.get("regions") or ())[:1], *variables) if one), None)
 
 
 def google_project(settings: Mapping[str, Any]) -> str | None:

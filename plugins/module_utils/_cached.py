@@ -211,7 +211,8 @@ def _instances(account: _accounts.Account) -> CacheFile[list[Instance]]:
 
 
 def _offers(account: _accounts.Account, query: Mapping[str, Any]) -> CacheFile[list[Offer]]:
-    text = json.dumps(query, sort_keys=True)
+    # A query without regions means that one.
+    text = json.dumps({**query, "default_region": account.region}, sort_keys=True)
     name = f"{account.label}-offers-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     return CacheFile(name, account.provider, _plain, _to_offers)
 

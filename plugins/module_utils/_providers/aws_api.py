@@ -12,7 +12,6 @@ answer to an order is Ambiguous: look before trying again.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -70,8 +69,7 @@ class Api:
     @property
     def default_region(self) -> str:
         """Where to rent when nobody says where."""
-        variables = (os.environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION"))
-        found: str | None = next((region for region in (*self._given_regions[:1], *variables) if region), None)
+        found = _accounts.aws_region({"regions": self._given_regions})
         if found is None:
             raise InvalidRequest(
                 "Nobody says in which region of AWS to rent.",

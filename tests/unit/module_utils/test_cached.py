@@ -350,6 +350,31 @@ def test_as_much_is_gone_as_the_provider_said(world: World, error: ProviderError
     assert [one.id for one in _cached.offers(provider, A40, _cached.OFFERS).data or []] == left
 
 
+def test_offers_of_another_default_region_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that names no region means that one, so what is offered elsewhere is no answer to it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    inner = FakeProvider(FakeCloud(), name="aws")
+    query = {"gpu": "L4", "gpu_count": 1, "runtime": "vm", "regions": [], "disk_gib": 50}
+
+    def region(given: list[str], variable: str) -> str | None:
+        monkeypatch.setenv("AWS_REGION", variable)
+        settings = {"regions": given}
+        provider = _cached.watched(inner, settings)
+        monkeypatch.setattr(inner, "offers", lambda query: [Offer("aws", "L4", region=given[0] if given else variable)])
+        (offer,) = _offers.survey({"aws": provider}, query, _cached.OFFERS).offers
+        return offer.region
+
+    assert region([], "eu-west-1") == "eu-west-1"
+    assert region([], "us-east-1") == "us-east-1"
+    assert region(["eu-west-1", "us-east-1"], "us-west-2") == "eu-west-1"
+    assert region(["us-east-1", "eu-west-1"], "us-west-2") == "us-east-1"
+    labels = set()
+    for name in ("eu-west-1", "us-east-1"):
+        monkeypatch.setenv("AWS_REGION", name)
+        labels.add(_accounts.get("aws", {}).label)
+    assert len(labels) == 1, "what lives is listed in all regions, whichever is the first"
+
+
 def test_a_bid_is_made_from_a_search_of_its_own(world: World) -> None:
     inner = FakeProvider(FakeCloud(), name="runpod")
     provider = _cached.WatchedProvider(inner, _accounts.get("runpod", {}), {})
