@@ -258,12 +258,12 @@ class Run:
         self.done.living = found.current
         if self.wish.state == "absent":
             self._end_all(found)
-            self._note_gone(())
+            self._note_gone(_rent.Found())
             self._need_answers()
             return None, None
         current = found.current
         if current is None and plan.actions:
-            self.done.warnings += self._note_gone(found.all)
+            self.done.warnings += self._note_gone(found)
         for action in plan.actions:
             if action is Action.CREATE:
                 current = self._rent(offers)
@@ -280,9 +280,11 @@ class Run:
             return current, None
         return self._wait(current, offers)
 
-    def _note_gone(self, living: list[Instance] | tuple[()]) -> list[str]:
+    def _note_gone(self, found: _rent.Found) -> list[str]:
         wish, anew = self.wish, self.wish.state != "absent"
-        return _taken_back.note_gone(wish.deployment_id, wish.name, self._answered, living, anew=anew)
+        return _taken_back.note_gone(
+            wish.deployment_id, wish.name, self._answered, found.all, terminating=found.terminating, anew=anew
+        )
 
     def _end_all(self, found: _rent.Found) -> None:
         """All of that name, also where one can't be ended: each goes on costing by itself."""

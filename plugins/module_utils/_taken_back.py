@@ -14,7 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.gpuops.fleet.plugins.module_utils import _amounts, _clock, _journal, _lifetime, _provider
+from ansible_collections.gpuops.fleet.plugins.module_utils import (
+    _accounts,
+    _amounts,
+    _clock,
+    _journal,
+    _lifetime,
+    _provider,
+)
 from ansible_collections.gpuops.fleet.plugins.module_utils._lifetime import Enforcer
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import Capability, Provider
@@ -23,6 +30,9 @@ GONE = "gone"  # the event of what is no longer listed, although no line of the 
 ENDS = ("deleted", "surplus_deleted", GONE)
 # What a provider's detail begins with where it doesn't say which of the two it is.
 STOPPED_OR_OUTBID = "stopped, or outbid by others"
+_ELSEWHERE = (
+    " If you changed the key or the project, the first may live on, and cost money, in the other account: look there."
+)
 _ORDERS = ("created", "started", "stopped")
 
 
@@ -108,15 +118,22 @@ def names_left_open(deployment_id: str) -> set[str]:
 
 
 def note_gone(
-    deployment_id: str, name: str, asked: Mapping[str, Provider], living: Iterable[Instance], *, anew: bool = True
+    deployment_id: str,
+    name: str,
+    asked: Mapping[str, Provider],
+    living: Iterable[Instance],
+    *,
+    terminating: Iterable[Instance] = (),
+    anew: bool = True,
 ) -> list[str]:
     """Write down what this controller rented under that name and what is listed no more, so that its cost has an end.
 
-    asked are the providers that answered; what was rented where they don't look may live. anew: another one is rented
-    in its place. Returns what to tell the user then.
+    asked are the providers that answered; what was rented where they don't look may live. terminating is what is still
+    listed, and somebody ended. anew: another one is rented in its place. Returns what to tell the user then.
     """
     listed = {(one.provider, one.id, one.marker.nonce) for one in living}
-    sentences = []
+    ending = {(one.provider, one.id, one.marker.nonce) for one in terminating}
+    sentences: list[str] = []
     for key, one in _open(deployment_id).items():
         if one.name != name or key in listed or key[0] not in asked:
             continue
@@ -128,12 +145,26 @@ def note_gone(
         if ended_at is not None:
             details |= {"reason": "expired", "ended_at": ended_at}
         _journal.record(GONE, **details)
-        if one.created.get("interruptible") and ended_at is None and anew:
-            sentences.append(
-                f"{name} at {key[0]} ({key[1][:20]}) is no longer there. It was interruptible, so its provider took it "
-                "back, unless somebody else ended it. Another one is rented in its place."
-            )
+        if anew and ended_at is None:
+            sentences += _gone_told(one, key in ending)
     return sentences
+
+
+def _gone_told(one: Open, is_ending: bool) -> Iterator[str]:
+    """Why it may be gone, as far as anybody can know, and where it may live instead."""
+    bid = one.created.get("interruptible")
+    elsewhere = one.provider in _accounts.APIS and not is_ending
+    if not bid and not elsewhere:
+        return  # somebody ended it
+    why = (
+        "It was interruptible, so its provider took it back, unless somebody else ended it."
+        if bid
+        else "Nobody here ended it."
+    )
+    yield (
+        f"{one.name} at {one.provider} ({_amounts.short(one.id)}) is no longer there. {why} Another one is rented in "
+        "its place." + (_ELSEWHERE if elsewhere else "")
+    )
 
 
 def unseen(deployment_id: str, answered: Mapping[str, Provider], names: Iterable[str] = ()) -> Iterator[Open]:

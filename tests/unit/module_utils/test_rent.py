@@ -435,11 +435,18 @@ def test_what_somebody_ordered_to_end_is_waited_for_until_it_is_gone(clock: Fake
 
 
 def test_what_ends_does_not_count_as_the_one_that_is_wanted(clock: FakeClock) -> None:
-    cloud = FakeCloud()
-    run(FakeProvider(cloud))
-    cloud.instances["fake-1"] = replace(cloud.alive()[0], status=Status.TERMINATING)
-    assert run(FakeProvider(cloud))["instance"]["id"] == "fake-2"
-    assert not cloud.deleted
+    provider = FakeProvider(FakeCloud(), name="runpod")
+    wish = replace(WISH, providers=("runpod",))
+    run(provider, wish)
+    ending = replace(provider.cloud.alive()[0], status=Status.TERMINATING)
+    provider.cloud.instances[ending.id] = ending
+    result = run(provider, wish)
+    assert (result["instance"]["id"], result["warnings"]) == ("runpod-2", [])
+    assert not provider.cloud.deleted
+    for one in provider.cloud.alive():
+        del provider.cloud.instances[one.id]
+    (warning,) = run(provider, wish)["warnings"]
+    assert "vllm-1 at runpod (runpod-2) is no longer there. Nobody here ended it." in warning
 
 
 def test_what_is_not_exactly_ours_is_never_touched(clock: FakeClock) -> None:

@@ -297,11 +297,20 @@ def test_what_is_gone_is_rented_anew_with_its_own_key_and_the_ledger_of_the_old_
     assert events("gone") == [("gone", first["id"])]
 
 
-def test_what_was_not_interruptible_is_written_down_and_no_more(provider: vastai.VastaiProvider, world: World) -> None:
+def test_what_was_not_interruptible_and_nobody_here_ended_may_live_in_another_account(
+    provider: vastai.VastaiProvider, world: World
+) -> None:
+    """With another key, a list has nothing of what the first one rented."""
     first = run(provider, interruptible=False)["instance"]
     world.take_back("vllm-1")
-    assert run(provider, interruptible=False)["warnings"] == []
+    (warning,) = run(provider, interruptible=False)["warnings"]
+    assert warning == (
+        f"vllm-1 at vastai ({first['id']}) is no longer there. Nobody here ended it. Another one is rented in its "
+        "place. If you changed the key or the project, the first may live on, and cost money, in the other account: "
+        "look there."
+    )
     assert events("gone") == [("gone", first["id"])]
+    assert run(provider, interruptible=False)["warnings"] == [], "told once"
 
 
 def test_what_was_ended_here_is_not_gone(provider: vastai.VastaiProvider, world: World) -> None:
@@ -335,6 +344,7 @@ class Lists:
         self.capabilities = _provider.CAPABILITIES[name] - {_provider.Capability.SOME_REGIONS}
 
 
+@pytest.mark.parametrize("interruptible", [True, False])
 @pytest.mark.parametrize(
     ("name", "ends_itself", "hours_later", "orders", "ended_hour"),
     [
@@ -356,6 +366,7 @@ def test_the_end_of_what_ended_as_ordered_is_its_expiry(
     hours_later: int,
     orders: tuple[str, ...],
     ended_hour: int | None,
+    interruptible: bool,
 ) -> None:
     monkeypatch.setenv("GPUFLEET_HOME", str(tmp_path / "home"))
     began = 500_000
@@ -370,7 +381,7 @@ def test_the_end_of_what_ended_as_ordered_is_its_expiry(
         price_per_hour_usd=2.0,
         ends_itself=ends_itself,
     )
-    _journal.record("created", one, interruptible=True)
+    _journal.record("created", one, interruptible=interruptible)
     for order in orders:
         expiry = began + 24 if order == "renewed" else began + 8
         _journal.record(order, replace(one, marker=replace(marker, expiry_epoch_hours=expiry)))
@@ -381,3 +392,22 @@ def test_the_end_of_what_ended_as_ordered_is_its_expiry(
     (past,) = _costs.past_of(_journal.read("acme-llm"), ())
     assert past.hours == (hours_later if ended_hour is None else ended_hour)
     assert _taken_back.note_gone("acme-llm", "vllm-1", asked, []) == [], "told once"
+
+
+@pytest.mark.parametrize("interruptible", [True, False])
+def test_what_is_listed_as_ending_lives_in_no_other_account(interruptible: bool) -> None:
+    asked: Any = {"gcp": Lists("gcp")}
+    one = Instance("gcp", "1", Marker("acme-llm", "vllm-1", "abc123"), Status.TERMINATING)
+    _journal.record("created", one, interruptible=interruptible)
+    told = _taken_back.note_gone("acme-llm", "vllm-1", asked, [], terminating=[one])
+    assert [" took it back" in said for said in told] == ([True] if interruptible else [])
+    assert not any("account" in said for said in told)
+    assert events("gone") == [("gone", "1")]
+
+
+def test_where_there_are_no_accounts_none_can_be_another() -> None:
+    asked: Any = {"local": Lists("local")}
+    one = Instance("local", "1", Marker("acme-llm", "vllm-1", "abc123"), Status.RUNNING)
+    _journal.record("created", one, interruptible=False)
+    assert _taken_back.note_gone("acme-llm", "vllm-1", asked, []) == []
+    assert events("gone") == [("gone", "1")]
