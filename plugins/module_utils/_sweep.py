@@ -22,6 +22,7 @@ class Verdict(enum.StrEnum):
     SURPLUS = "surplus"  # an older one has the same name, and its creator had time to settle that
     ORPHAN = "orphan"  # no fleet file names it
     YOUNG = "young"  # surplus or an orphan, but so young that somebody may be about to settle or to write it down
+    TERMINATING = "ending"  # its end was ordered, and its provider still lists it
     JOB = "job"  # a job rented it, and its lifetime is not over
     WANTED = "wanted"
 
@@ -48,10 +49,9 @@ def judge(
     now_seconds: float,
     grace_seconds: float,
 ) -> list[Judged]:
-    """Every live rental of the deployment with its verdict. What carries another deployment's marker isn't in it."""
-    living = [
-        one for one in instances if one.marker.deployment_id == deployment_id and one.status is not Status.TERMINATING
-    ]
+    """Every rental of the deployment with its verdict. What carries another deployment's marker isn't in it."""
+    ours = [one for one in instances if one.marker.deployment_id == deployment_id]
+    living = [one for one in ours if one.status is not Status.TERMINATING]
     # What is over doesn't count as the one that stays: else the younger one, which still may live, would end with it.
     rivals = [one for one in living if one.marker.owner == "fleet" and not _is_over(one, now_seconds)]
     stays = {
@@ -60,6 +60,8 @@ def judge(
     }
 
     def verdict(one: Instance) -> Verdict:
+        if one.status is Status.TERMINATING:
+            return Verdict.TERMINATING
         if _is_over(one, now_seconds):
             return Verdict.EXPIRED
         if one.marker.owner != "fleet":
@@ -70,7 +72,7 @@ def judge(
             return Verdict.ORPHAN if _older(one, grace_seconds, now_seconds) else Verdict.YOUNG
         return Verdict.WANTED
 
-    return [Judged(one, verdict(one)) for one in living]
+    return [Judged(one, verdict(one)) for one in ours]
 
 
 def _is_over(one: Instance, now_seconds: float) -> bool:

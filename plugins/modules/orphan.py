@@ -77,7 +77,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rentals:
-  description: Every live rental of the deployment, as M(gpuops.fleet.instance_info) returns it, with its verdict.
+  description: Every rental of the deployment, as M(gpuops.fleet.instance_info) returns it, with its verdict. That of
+    what is listed although its end was ordered is V(ending).
   returned: success, and on failure after the first list
   type: list
   elements: dict

@@ -77,8 +77,18 @@ def test_a_job_is_no_rival_of_the_fleet() -> None:
     assert verdicts(job, ours) == ["job", "wanted"]
 
 
-def test_what_is_another_deployments_or_ends_already_is_not_judged() -> None:
-    assert verdicts(rental("old-1", deployment_id="acme-llm-2"), rental("old-1", status=Status.TERMINATING)) == []
+def test_what_is_another_deployments_is_not_judged() -> None:
+    assert verdicts(rental("old-1", deployment_id="acme-llm-2")) == []
+
+
+@pytest.mark.parametrize("values", [{}, {"expiry": HOUR}, {"owner": "job:17"}, {"age": None}])
+def test_what_ends_already_is_reported_as_that_and_counts_for_nothing(values: dict[str, Any]) -> None:
+    """Its end may take long, or fail: who reads this must not think that nothing is there."""
+    ending = rental("old-1", status=Status.TERMINATING, **values)
+    assert verdicts(ending) == ["ending"]
+    assert not any(one.ends for one in judge([ending], "acme-llm", [], NOW, GRACE))
+    older = rental(age=9000, status=Status.TERMINATING, id="a")
+    assert verdicts(older, rental(nonce="bbbbbb", id="b")) == ["ending", "wanted"]
 
 
 rentals = st.builds(
@@ -109,7 +119,8 @@ def test_rules_that_hold_for_every_list(found: list[Instance], wanted: set[str])
     for name in wanted:
         # Whatever else is ended: of what a file names and what is not over, one stays.
         mine = [one.instance for one in judged if one.instance.marker.name == name]
-        living = [one for one in mine if one.marker.owner == "fleet" and one not in over]
+        rentals_of_fleet = [one for one in mine if one.marker.owner == "fleet" and one.status is not Status.TERMINATING]
+        living = [one for one in rentals_of_fleet if one not in over]
         assert not living or [one for one in living if one not in ending]
     again = judge([one for one in found if one not in ending], "acme-llm", wanted, NOW, GRACE)
     assert not [one for one in again if one.ends], "once is enough"
