@@ -262,20 +262,18 @@ class LocalProvider:
             return False
         deployment_id = container["Labels"].get(dock.LABEL_DEPLOYMENT, "")
         self._network(deployment_id).unpublish(container["Labels"].get(dock.LABEL_NAME, ""))
-        try:
-            self._client.remove_container(instance_id, v=True, force=True)
-        except Exception as error:
-            if not dock.is_status(error, 404) and not dock.is_status(error, 409):  # 409: it is being removed already
-                raise
         deadline = _clock.monotonic() + 60
+        why = self._remove(instance_id)
         while self._find(instance_id):
             if _clock.monotonic() > deadline:
                 raise ProviderUnavailable(
-                    f"The Docker Engine still lists container {instance_id[:12]} 60 s after its removal.",
+                    f"The Docker Engine still lists container {instance_id[:12]} 60 s after its removal{why}.",
                     provider=self.name,
                     fix=f"Look at: docker inspect {instance_id[:12]}; then run again.",
                 )
-            _clock.sleep(0.3)
+            _clock.sleep(1.0 if why else 0.3)
+            if why:
+                why = self._remove(instance_id)
         self.clean_up(deployment_id)
         return True
 
@@ -285,6 +283,17 @@ class LocalProvider:
 
     def clean_up(self, deployment_id: str) -> bool:
         return self._network(deployment_id).remove_if_empty()
+
+    def _remove(self, instance_id: str) -> str:
+        """Order it; returns why the engine could not yet: it gives up where something still holds a mount of it."""
+        try:
+            self._client.remove_container(instance_id, v=True, force=True)
+        except Exception as error:
+            if dock.is_status(error, 500):
+                return f" ({error})"
+            if not dock.is_status(error, 404) and not dock.is_status(error, 409):  # 409: it is being removed already
+                raise
+        return ""
 
     def _find(self, instance_id: str) -> dict[str, Any] | None:
         found = self._client.containers(all=True, filters={"id": instance_id, "label": dock.LABEL_MARKER})
