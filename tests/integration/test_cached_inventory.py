@@ -86,9 +86,9 @@ class Setting:
                 path.write_text(json.dumps(told))
 
     def kept(self, kind: str) -> dict[str, Any]:
-        (path,) = (self.work / "home" / "cache").glob(f"*-{kind}*.json")
-        told: dict[str, Any] = json.loads(path.read_text())
-        return told
+        """What was fetched last of that kind: offers are kept for each question that was asked."""
+        told = [json.loads(path.read_text()) for path in (self.work / "home" / "cache").glob(f"*-{kind}*.json")]
+        return dict(max(told, key=lambda one: one["fetched_at"]))
 
     def until(self, kind: str, name: str, before: Any) -> None:
         """Until something was done in the background; it is not waited for by anybody else."""
