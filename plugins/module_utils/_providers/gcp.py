@@ -33,7 +33,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_errors as errors
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_sizes as sizes
 from ansible_collections.gpuops.fleet.plugins.module_utils._providers import gcp_wire as wire
-from ansible_collections.gpuops.fleet.plugins.module_utils._providers.gcp_api import ComputeApi
+from ansible_collections.gpuops.fleet.plugins.module_utils._providers.gcp_api import OPERATION_SECONDS, ComputeApi
 
 STOP_DEADLINE_SECONDS = 300.0
 _POLL_SECONDS = 2.0
@@ -252,7 +252,15 @@ class GcpProvider:
             now = self._row(instance_id)
             return None if now is None else Left(self._ours(now).price_per_hour_usd)
 
-        return Ending(self.name, f"instance {instance_id}", errors.CONSOLE, order, look).finish()
+        return Ending(
+            self.name,
+            f"instance {instance_id}",
+            errors.CONSOLE,
+            order,
+            look,
+            # Also of one whose end somebody else ordered, whose operation nobody here waits for.
+            deadline_seconds=OPERATION_SECONDS,
+        ).finish()
 
     def log(self, instance_id: str, words: str) -> str:
         return ""  # its serial port has what the boot prints, not what runs there
