@@ -25,7 +25,7 @@ from ansible_collections.gpuops.fleet.plugins.module_utils import (
 from ansible_collections.gpuops.fleet.plugins.module_utils._fleet_mistakes import FleetFileError
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import EngineError, ProviderError
-from ansible_collections.gpuops.fleet.plugins.module_utils._sweep import Judged, judge
+from ansible_collections.gpuops.fleet.plugins.module_utils._sweep import Judged, Verdict, judge
 
 LISTS_APART_SECONDS = 60.0
 
@@ -102,7 +102,12 @@ class Sweep:
     def told(self, judged: list[Judged]) -> dict[str, Any]:
         """What the module returns of them; orphans are also those that are too young to be ended."""
         rentals = [_views.instance(one.instance) | {"verdict": one.verdict.value} for one in judged]
-        unwanted = [one for one in rentals if one["owner"] == "fleet" and one["name"] not in self.wanted]
+        # What is ending already needs nobody's attention.
+        unwanted = [
+            one
+            for one in rentals
+            if one["owner"] == "fleet" and one["name"] not in self.wanted and one["verdict"] != Verdict.TERMINATING
+        ]
         return {"rentals": rentals, "orphans": unwanted}
 
     def note_gone(self, judged: list[Judged]) -> None:

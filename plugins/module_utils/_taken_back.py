@@ -153,7 +153,8 @@ def note_gone(
 def _gone_told(one: Open, is_ending: bool) -> Iterator[str]:
     """Why it may be gone, as far as anybody can know, and where it may live instead."""
     bid = one.created.get("interruptible")
-    elsewhere = one.provider in _accounts.APIS and not is_ending
+    # Of one that was interruptible the other reason is by far the likelier one.
+    elsewhere = not bid and one.provider in _accounts.APIS and not is_ending
     if not bid and not elsewhere:
         return  # somebody ended it
     why = (
