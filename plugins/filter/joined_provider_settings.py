@@ -62,16 +62,21 @@ def joined_provider_settings(files: Iterable[Mapping[str, Any]]) -> dict[str, di
 
 
 def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """null means the same as not written."""
-    return {option: value for option, value in settings.items() if value is not None}
+    """null means the same as not written, and regions can be one text."""
+    said = {option: value for option, value in settings.items() if value is not None}
+    return {**said, "regions": _names(said["regions"])} if "regions" in said else said
+
+
+def _names(value: str | Iterable[str]) -> list[str]:
+    """Ansible takes a list also as one text."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
 def _used(file: Mapping[str, Any]) -> Iterator[str]:
-    """The providers that its instances name; Ansible takes a list also as one text."""
+    """The providers that its instances name."""
     common = (file.get("defaults") or {}).get("providers")
     for instance in file.get("instances") or ():
-        names = instance.get("providers") or common or ()
-        yield from (name.strip() for name in (names.split(",") if isinstance(names, str) else names))
+        yield from _names(instance.get("providers") or common or ())
 
 
 def _joined(provider: str, told: list[dict[str, Any]]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def file(*providers: str, **settings: Any) -> dict[str, Any]:
         ([file("ssh")], {}),  # it has no account, and the modules take no settings of it
         ([file("aws", aws={"regions": ["b-1"]})] * 2, {"aws": {"regions": ["b-1"]}}),
         ([file(aws={"regions": ["b-1"]}), file(aws={"regions": ["a-1", "b-1"]})], {"aws": {"regions": ["b-1", "a-1"]}}),
+        ([file("aws", aws={"regions": "b-1, a-1"})], {"aws": {"regions": ["b-1", "a-1"]}}),
         # Whoever names none may have rented anywhere.
         ([file(aws={"regions": ["b-1"]}), file(aws={})], {"aws": {}}),
         ([file(aws={"regions": ["b-1"]}), file(aws={"regions": []})], {"aws": {}}),
