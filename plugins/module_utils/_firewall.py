@@ -103,13 +103,21 @@ def _ssh_mistakes(cidrs: Sequence[Any], client: str) -> Iterator[str]:
             networks.append(ipaddress.ip_network(_source_ranges.check(str(cidr))))
         except ValueError as mistake:
             yield f"firewall_ssh_cidrs: {mistake}"
-    if client and len(networks) == len(cidrs) > 0:
+    if not client or not networks or len(networks) < len(cidrs):
+        return
+    try:
         address = ipaddress.ip_address(client.partition("%")[0])
-        if not any(address in network for network in networks):
-            yield (
-                f"firewall_ssh_cidrs leaves out {address}, from which Ansible comes: it would lock itself out. Add the"
-                f" network of {address}."
-            )
+    except ValueError:
+        yield (
+            f"firewall_ssh_cidrs could lock Ansible out: the host says that it comes from {client!r}, which is no"
+            " address. Leave the list empty there."
+        )
+        return
+    if not any(address in network for network in networks):
+        yield (
+            f"firewall_ssh_cidrs leaves out {address}, from which Ansible comes: it would lock itself out. Add the"
+            f" network of {address}."
+        )
 
 
 def mistakes(

@@ -195,6 +195,11 @@ def test_networks_of_ssh_that_would_lock_ansible_out(client: str) -> None:
     assert said.startswith(f"firewall_ssh_cidrs leaves out {client.partition('%')[0]}, from which Ansible comes")
 
 
+def test_a_client_of_ssh_that_nobody_knows() -> None:
+    (said,) = mistakes([], {}, ssh_cidrs=["203.0.113.0/24"], ssh_client="UNKNOWN")
+    assert "it comes from 'UNKNOWN', which is no address" in said
+
+
 def test_a_network_of_ssh_that_is_none() -> None:
     (said,) = mistakes([], {}, ssh_cidrs=["10.0.0.1/8"], ssh_client="198.51.100.7")
     assert said.startswith("firewall_ssh_cidrs: '10.0.0.1/8' is no range of addresses; write '10.0.0.1/32'")
