@@ -68,7 +68,11 @@ def found(
         "tasks": [
             {
                 "when": "seen_default_ipv4 is defined",
-                "ansible.builtin.set_fact": {"default_ipv4": "{{ seen_default_ipv4 }}", "cacheable": True},
+                "ansible.builtin.set_fact": {
+                    "default_ipv4": "{{ seen_default_ipv4 }}",
+                    "all_ipv4_addresses": "{{ seen_addresses | default([seen_default_ipv4.address]) }}",
+                    "cacheable": True,
+                },
             },
             {
                 "check_mode": False,
@@ -266,3 +270,11 @@ def test_a_machine_behind_its_clouds_translation_finds_itself_by_its_own_address
     )
     names = {"kafka-1.acme-llm.internal": "203.0.113.7", "producer-1.acme-llm.internal": "10.128.0.5"}
     assert ast.literal_eval(told["hosts"]) == ast.literal_eval(told["container_hosts"]) == names
+
+
+def test_a_machine_that_has_the_address_by_which_it_is_reached_keeps_it(tmp_path: pathlib.Path) -> None:
+    """Its default route may lead through another interface, where nothing listens."""
+    seen = {"seen_default_ipv4": {"address": "192.0.2.5"}, "seen_addresses": ["192.0.2.5", "10.0.0.8"]}
+    place = {"ansible_connection": "local", "ansible_host": "10.0.0.8"}
+    told = found(tmp_path, {}, producer={"producer-1": {**place, **seen}})
+    assert ast.literal_eval(told["hosts"]) == {"producer-1.acme-llm.internal": "10.0.0.8"}

@@ -49,7 +49,7 @@ def test_a_gateway_that_is_limited_to_networks_is_asked_on_its_host(tmp_path: pa
         "ipv6": "https://[2001:db8::7]:8443",
         "said-open": "https://203.0.113.9:443",
         "limited": "https://127.0.0.1:443",
-        "limited-all-of-ipv6": "https://127.0.0.1:443",
+        "limited-all-of-ipv6": "https://[::1]:443",
         "limited-one-address": "https://10.1.2.3:8443",
         "limited-one-of-ipv6": "https://[fd00::3]:443",
         "limited-bare-ipv6": "https://[fd00::3]:443",
