@@ -182,4 +182,5 @@ def test_what_apt_can_not_read_does_not_stay(played: Played) -> None:
 def test_a_password_of_a_mirror_is_in_no_output(played: Played) -> None:
     written = played.roots["password"] / "etc/apt/sources.list.d/debian-contrib.list"
     assert IN_THE_ADDRESS in written.read_text()
+    assert written.stat().st_mode & 0o777 == 0o600
     assert IN_THE_ADDRESS not in played.first + played.second
