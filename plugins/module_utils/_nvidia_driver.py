@@ -52,6 +52,7 @@ class Decision:
     build: bool = False  # let DKMS build for the running kernel
     load: bool = False  # the module, without a reboot
     reboot: bool = False
+    replaces: bool = False  # a driver that works: pointless where nothing newer is to be had
     hold: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -196,7 +197,8 @@ def _working(host: Host, wishes: Wishes) -> Decision:
                 f"Driver {found} is older than {wishes.minimum_version} and was installed by NVIDIA's .run file, over "
                 "which packages can't be installed. Run `nvidia-uninstall` on the host, then this role again."
             )
-        return _install(host, wishes, why=f"Driver {found} is too old", remove=[], reboot=True)
+        decision = _install(host, wishes, why=f"Driver {found} is too old", remove=[], reboot=True)
+        return replace(decision, replaces=True)
     notes = []
     if host.nvswitches and not any("fabricmanager" in name for name in host.states):
         notes.append(

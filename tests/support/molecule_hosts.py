@@ -1,12 +1,13 @@
 # Copyright: the gpuops.fleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What scenarios need beside testinfra: reboots, other addresses, and waiting for what comes back."""
+"""What scenarios need beside testinfra: playbooks, reboots, other addresses, and waiting for what comes back."""
 
 from __future__ import annotations
 
 import json
 import os
+import pathlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -77,6 +78,18 @@ def restart_with_another_address(name: str) -> tuple[Host, str]:
     instance(name, "stopped")
     address = str(instance(name, "started")["address"])
     return connect(address), address
+
+
+def play(playbook: pathlib.Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Play a file of the scenario on its hosts, whatever comes of it."""
+    return subprocess.run(
+        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook), *options],
+        env={**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "false", "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def boot_id(host: Host) -> str:

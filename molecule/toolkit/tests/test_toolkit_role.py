@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 from typing import Any
 
 import pytest
+from support import molecule_hosts
 
 Host = Any
 VERSION = "1.17.8-1"
@@ -22,15 +22,7 @@ PACKAGES = (
 
 def play(*extra: str) -> subprocess.CompletedProcess[str]:
     """Play both roles on the host."""
-    playbook = pathlib.Path(__file__).parents[1] / "files/both.yml"
-    return subprocess.run(
-        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook), *extra],
-        env={**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "false", "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return molecule_hosts.play(pathlib.Path(__file__).parents[1] / "files/both.yml", *extra)
 
 
 def options(host: Host) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""The role over a host that says it has a GPU: what it installs, holds, waits for, mends and refuses."""
+"""The role over an Ubuntu that says it has a GPU: what it installs, holds, waits for, mends and refuses."""
 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from support import molecule_hosts
 
 Host = Any
+testinfra_hosts = ["ansible://ubuntu-1"]
+AGAIN = pathlib.Path(__file__).parents[1] / "files/again.yml"
 DRIVER = {
     "libnvidia-compute-580-server",
     "linux-modules-nvidia-580-server-open-6.8.0-1015-gcp",
@@ -21,22 +22,14 @@ DRIVER = {
 KERNEL = {"linux-gcp", "linux-image-gcp"}
 
 
-def play(*extra: str) -> subprocess.CompletedProcess[str]:
+def play(*options: str) -> subprocess.CompletedProcess[str]:
     """Play the role once more."""
-    playbook = pathlib.Path(__file__).parents[1] / "files/again.yml"
-    return subprocess.run(
-        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], str(playbook), *extra],
-        env={**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "false", "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return molecule_hosts.play(AGAIN, "--limit", "ubuntu-1", *options)
 
 
-def refused(*extra: str) -> str:
+def refused(*options: str) -> str:
     """What the role says, in one line; it must not have changed anything."""
-    done = play(*extra)
+    done = play(*options)
     assert done.returncode != 0, done.stdout
     assert "changed=0" in done.stdout
     return " ".join((done.stdout + done.stderr).split())
@@ -73,7 +66,7 @@ def test_a_package_manager_at_work_is_waited_for(host: Host) -> None:
         said = refused("--extra-vars", "nvidia_driver_wait_seconds=5")
     finally:
         host.check_output("systemctl stop at-work")
-    assert "After 5 s something still works on the packages or modules of host-1" in said
+    assert "After 5 s something still works on the packages or modules of ubuntu-1" in said
     assert "/var/lib/dpkg/lock-frontend is held" in said
     done = play()
     assert "changed=0" in done.stdout, done.stdout
