@@ -42,7 +42,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: C(ok), and C(checks) with C(name), C(ok), C(detail) and C(fix) each. Without any check it is not ok.
+  description: C(ok), and C(checks) with C(name), C(ok), C(detail) and C(fix) each. That nothing was due is a
+    failed check, too.
   type: dict
 """
 
@@ -50,8 +51,10 @@ _value:
 def verdict(hosts: Sequence[Mapping[str, Any]], services: Collection[str], everything: bool) -> dict[str, Any]:
     """What was found, host by host."""
     checks: list[dict[str, Any]] = []
+    there: set[str] = set()
     for host in hosts:
         roles = (host.get("fleet_wanted_instance") or {}).get("roles") or []
+        there.update(roles)
         if not everything and not set(roles).intersection(services):
             continue
         checks += host.get("__verify_checks") or []
@@ -65,7 +68,18 @@ def verdict(hosts: Sequence[Mapping[str, Any]], services: Collection[str], every
                     "about this host.",
                 }
             )
-    return {"ok": bool(checks) and all(check["ok"] for check in checks), "checks": checks}
+    if not checks:
+        services_there = " or ".join(sorted(there))
+        known = f"Ask by --tags for {services_there}, or" if there else "Give an instance of the fleet file a role, and"
+        checks.append(
+            {
+                "name": "something was verified",
+                "ok": False,
+                "detail": "no: what was asked for is on no host of this fleet",
+                "fix": f"{known} leave --tags out.",
+            }
+        )
+    return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 
 class FilterModule:

@@ -185,11 +185,13 @@ class Endpoint:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
-    def ask(self, path: str, api_key: str | None = None, body: Any = None, method: str | None = None) -> Answer:
-        """One request, again after a wait where the server limits the rate. With a body it is a POST."""
+    def ask(
+        self, path: str, api_key: str | None = None, body: Any = None, method: str | None = None, patient: bool = True
+    ) -> Answer:
+        """One request, again after a wait where the server limits the rate, if patient. With a body it is a POST."""
         while True:
             answer = self._once(path, api_key, body, method)
-            if answer.status != TOO_MANY_REQUESTS:
+            if answer.status != TOO_MANY_REQUESTS or not patient:
                 return answer
             said = answer.retry_after_seconds
             # At least a moment, so that nobody is asked again and again without a pause.

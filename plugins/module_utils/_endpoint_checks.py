@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.gpuops.fleet.plugins.module_utils import _endpoint_options, _endpoint_routes
@@ -23,6 +24,7 @@ _PERCENTILES = (50, 95, 99)
 _MOST_FAILURES = 3
 _SEE_LOG = "Look at the log of the server."
 _RATE_FIX = "Ask later, raise max_wait_seconds, or give this client a key without a rate limit (unlimited: true)."
+_OTHER_TASK_FIX = "Ask with the task that the server was started for (generate or embed), or look at its log."
 _OPEN_FIX = "Put the gateway in front of it, or start it with the list of allowed routes."
 _FAILED_ROUTE_FIX = "Look at the log of the server for what failed: it has to refuse who has no key before it can fail."
 _CERTIFICATE_FIX = (
@@ -34,8 +36,8 @@ _CERTIFICATE_FIX = (
 def check_endpoint(params: Mapping[str, Any]) -> dict[str, Any]:
     """All checks, with what was seen; the caller decides what a failed one means. The key is nowhere in it."""
     found = _endpoint_options.read(params)
-    result: dict[str, Any] = {"checks": [], "models": [], "completion": None, "streaming": None, "latency": None}
-    result["open_routes"] = None
+    names = (*(task.name for task in _TASKS.values()), "streaming", "latency", "open_routes")
+    result: dict[str, Any] = {"checks": [], "models": [], **dict.fromkeys(names)}
     if not isinstance(found, Options):
         checks = [_check(mistake.option, False, mistake.sentence, "Correct it.") for mistake in found]
         return result | {"mistakes": [mistake.sentence for mistake in found], "checks": checks}
@@ -49,6 +51,7 @@ class _Checker:
     def __init__(self, options: Options) -> None:
         self.endpoint: Endpoint = options.endpoint
         self.key, self.values = options.api_key, options.values
+        self.task = _TASKS[self.values["task"]]
         self.checks: list[dict[str, Any]] = []
         self.result: dict[str, Any] = {"checks": self.checks}
 
@@ -64,9 +67,9 @@ class _Checker:
         self._refusals()
         self._forbidden()
         self._models()
-        answer, completion = self._complete(health)
-        if completion is not None:
-            if self.values["streaming"]:
+        answer, found = self._answered(health)
+        if found is not None:
+            if self.values["streaming"] and self.task.streams:
                 self._stream()
             self._latency(answer.seconds)
         if self.values["probe_routes"]:
@@ -81,7 +84,7 @@ class _Checker:
         for name, wrong_key in (("refused_without_key", None), ("refused_with_wrong_key", _WRONG_KEY)):
             asked = {
                 "/v1/models": self.endpoint.ask("/v1/models", wrong_key),
-                "/v1/completions": self.endpoint.ask("/v1/completions", wrong_key, body=[]),
+                self.task.path: self.endpoint.ask(self.task.path, wrong_key, body=[]),
             }
             wrong = [f"{path}: {answer}" for path, answer in asked.items() if answer.status not in _REFUSED]
             limited = next((answer for answer in asked.values() if answer.status == TOO_MANY_REQUESTS), None)
@@ -107,23 +110,22 @@ class _Checker:
             fix = "Give the key of this server." if answer.status in _REFUSED else _SEE_LOG
             self._add("model", False, f"it does not name its models: {answer}", _fix(answer, fix))
 
-    def _ask_completion(self) -> Answer:
-        return self.endpoint.ask("/v1/completions", self.key, self._question())
+    def _ask(self, **more: Any) -> Answer:
+        question = {field: self.values[option] for field, option in self.task.question.items()}
+        return self.endpoint.ask(self.task.path, self.key, question | more)
 
-    def _question(self) -> dict[str, Any]:
-        return {name: self.values[name] for name in ("model", "prompt", "max_tokens")}
-
-    def _complete(self, health: Answer) -> tuple[Answer, dict[str, Any] | None]:
-        answer = self._ask_completion()
-        completion, words = _completion(answer, self.values["model"])
-        if completion is None and health.status == 200:
-            words = f"it answers {self.values['health_path']} but fails completions: {words}"
-        self.result["completion"] = completion
-        self._add("completion", completion is not None, words, _fix(answer, _SEE_LOG))
-        return answer, completion
+    def _answered(self, health: Answer) -> tuple[Answer, dict[str, Any] | None]:
+        answer = self._ask()
+        found, words = self.task.read(answer, self.values["model"])
+        if found is None and health.status == 200:
+            words = f"it answers {self.values['health_path']} but fails {self.task.name}s: {words}"
+        self.result[self.task.name] = found
+        fix = _OTHER_TASK_FIX if answer.status == 404 else _SEE_LOG
+        self._add(self.task.name, found is not None, words, _fix(answer, fix))
+        return answer, found
 
     def _stream(self) -> None:
-        answer = self.endpoint.ask("/v1/completions", self.key, {**self._question(), "stream": True})
+        answer = self._ask(stream=True)
         wrong = _wrong_with_stream(answer)
         if not wrong:
             first = _milliseconds(answer.first_event_seconds or 0.0)
@@ -132,13 +134,13 @@ class _Checker:
         self._add("streaming", not wrong, wrong or seen, _fix(answer, "Let no proxy change what the server streams."))
 
     def _latency(self, first_seconds: float) -> None:
-        """Over so many completions, of which the first was asked before; one after the other."""
+        """Over so many answers, of which the first was asked before; one after the other."""
         wanted, seconds, failed, in_a_row = self.values["requests"], [first_seconds], 0, 0
         last, why = None, ""
         while len(seconds) + failed < wanted and in_a_row < _MOST_FAILURES:
-            last = self._ask_completion()
-            completion, words = _completion(last, self.values["model"])
-            if completion is None:
+            last = self._ask()
+            found, words = self.task.read(last, self.values["model"])
+            if found is None:
                 failed, in_a_row, why = failed + 1, in_a_row + 1, words
             else:
                 seconds.append(last.seconds)
@@ -147,10 +149,10 @@ class _Checker:
         percentiles = {f"p{part}_milliseconds": _milliseconds(_percentile(seconds, part)) for part in _PERCENTILES}
         self.result["latency"] = {"requests": asked, "failed": failed, **percentiles}
         words = ", ".join(f"{name.partition('_')[0]} {value} ms" for name, value in percentiles.items())
-        words = f"{words} over {len(seconds)} completions"
+        words = f"{words} over {len(seconds)} {self.task.name}s"
         if failed:
             rest = ", and the rest was not tried" if asked < wanted else ""
-            words = f"{failed} of {wanted} completions failed{rest}, the last one: {why}; {words}"
+            words = f"{failed} of {wanted} {self.task.name}s failed{rest}, the last one: {why}; {words}"
         self._add("latency", not failed, words, _fix(last, _SEE_LOG))
 
     def _routes(self, health: Answer) -> None:
@@ -161,6 +163,8 @@ class _Checker:
         probed = _endpoint_routes.probe(self.endpoint, self.key, public)
         self.result["open_routes"] = [str(found[0]) for found in probed.open]
         words, fixes = f"{probed.asked} routes asked without a key", []
+        if probed.absent:
+            words += f", {probed.absent} not, as it limits the rate and they are not there even with the key"
         if probed.open:
             words += ", open: " + ", ".join(f"{route} ({status})" for route, status in probed.open)
             fixes.append(_OPEN_FIX)
@@ -204,6 +208,57 @@ def _completion(answer: Answer, model: str) -> tuple[dict[str, Any] | None, str]
         return None, f"model '{document['model']}' answered, not '{model}'"
     seconds = round(answer.seconds, 3)
     return result | {"latency_seconds": seconds}, f"{tokens} tokens in {seconds} s"
+
+
+def _embedding(answer: Answer, model: str) -> tuple[dict[str, Any] | None, str]:
+    """What a vector has, or why that was none."""
+    document = answer.json()
+    try:
+        vector, prompt_tokens = document["data"][0]["embedding"], int(document["usage"]["prompt_tokens"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None, str(answer)
+    if answer.status != 200:
+        return None, str(answer)
+    if not isinstance(vector, list) or not vector:
+        return None, "the embedding is empty, or no list of numbers"
+    wrong = [one for one in vector if not _is_number(one)]
+    if wrong:
+        return None, f"{len(wrong)} of the embedding's {len(vector)} numbers are none, such as {str(wrong[0])[:50]}"
+    if document.get("model", model) != model:
+        return None, f"model '{document['model']}' answered, not '{model}'"
+    seconds = round(answer.seconds, 3)
+    result = {"dimensions": len(vector), "prompt_tokens": prompt_tokens, "latency_seconds": seconds}
+    return result, f"{len(vector)} numbers in {seconds} s"
+
+
+def _is_number(value: Any) -> bool:
+    """What is none in the server's memory is null in its answer, or NaN where its JSON is Python's."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a server is for. question: the fields of a request, and the option that each comes from."""
+
+    name: str
+    path: str
+    question: Mapping[str, str]
+    read: Callable[[Answer, str], tuple[dict[str, Any] | None, str]]
+    streams: bool
+
+
+_TASKS = {
+    "generate": _Task(
+        "completion",
+        "/v1/completions",
+        {"model": "model", "prompt": "prompt", "max_tokens": "max_tokens"},
+        _completion,
+        streams=True,
+    ),
+    "embed": _Task("embedding", "/v1/embeddings", {"model": "model", "input": "prompt"}, _embedding, streams=False),
+}
 
 
 def _wrong_with_stream(answer: Answer) -> str:

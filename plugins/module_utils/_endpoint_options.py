@@ -31,6 +31,7 @@ _RANGES = {
 }
 _DEFAULTS: dict[str, Any] = {
     "scheme": "https",
+    "task": "generate",
     "health_path": "/health",
     "prompt": "Hello",
     "max_tokens": 8,

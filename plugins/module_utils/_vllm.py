@@ -20,6 +20,8 @@ from typing import Any
 from ansible_collections.gpuops.fleet.plugins.module_utils._secret_words import may_be_secret
 
 MODEL_SOURCES = ("hub", "directory", "generated")
+# With their arguments: how a model that was made to generate is converted, vLLM 0.32 finds out by itself.
+TASKS = {"generate": [], "embed": ["--runner", "pooling"]}
 DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # QuantizationMethods of vLLM 0.32; gguf and bitsandbytes are gone from it.
 QUANTIZATIONS = (
@@ -53,6 +55,7 @@ _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Arguments that have a setting of their own, or that would undo what the settings promise.
 _OWNED_ARGUMENTS = {
     "--api-key": "a key in the command line can be read by everybody on the host; set vllm_api_key",
+    "--convert": "set vllm_task to embed, and vLLM converts a model that needs it",
     "--disable-access-log-for-endpoints": "the role sets it",
     "--disable-fastapi-docs": "the role sets it",
     "--no-disable-fastapi-docs": "the interactive documentation needs no key and stays off",
@@ -68,6 +71,7 @@ _OWNED_ARGUMENTS = {
     "--quantization": "set vllm_quantization",
     "-q": "set vllm_quantization",
     "--revision": "set vllm_model_revision",
+    "--runner": "set vllm_task",
     "--served-model-name": "set vllm_served_model_name",
     "--shutdown-timeout": "set vllm_shutdown_timeout_seconds",
     "--ssl-certfile": "the server of a container rental makes its own certificate; a host's TLS is a gateway's work",
@@ -102,10 +106,9 @@ class Settings:
     model: str
     model_source: str = "hub"
     model_revision: str = ""
-    prefetch: bool = (
-        False  # the model's files lie in the cache before the server starts, which asks the hub for nothing
-    )
+    prefetch: bool = False  # the files lie in the cache before the server starts, which asks the hub for nothing
     hub_url: str = HUB_URL
+    task: str = "generate"
     served_model_name: str = ""  # empty: the model
     port: int = 8000
     gpu: bool = False
@@ -134,14 +137,13 @@ class Settings:
             if self.model_source != "hub":
                 raise SettingsError("vllm_model_revision only means something with vllm_model_source: hub; remove it.")
             if not _REVISION.fullmatch(self.model_revision) or ".." in self.model_revision:
-                raise SettingsError(
-                    f"vllm_model_revision is '{self.model_revision}', which is no branch, tag or commit of a model."
-                )
+                raise SettingsError(f"vllm_model_revision '{self.model_revision}' is no branch, tag or commit.")
         if not _HUB_ADDRESS.fullmatch(self.hub_url):
             raise SettingsError(
                 "vllm_hub_url is not the address of a model hub; write https://HOST, such as https://huggingface.co, "
                 "and a token into vllm_hub_token."
             )
+        _check_choice("task", self.task, tuple(TASKS))
         if self.served_model_name:
             check_model(self.served_model_name, "served_model_name")
         _check_range("port", self.port, 1024, 65535, "a container without privileges can't listen below 1024")
@@ -215,10 +217,7 @@ class Settings:
             raise SettingsError(f"unknown vLLM setting: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
         if "model" not in values:
             raise SettingsError("vllm_model is missing: name the model to serve, such as Qwen/Qwen3-0.6B.")
-        read: dict[str, Any] = {}
-        for name, value in values.items():
-            read[str(name)] = _READERS[str(known[name].type)](str(name), value)
-        return cls(**read)
+        return cls(**{str(name): _READERS[str(known[name].type)](str(name), value) for name, value in values.items()})
 
 
 _GGUF_SENTENCE = (
@@ -257,6 +256,7 @@ def build_arguments(settings: Settings) -> list[str]:
     if settings.model_revision:
         arguments += ["--revision", settings.model_revision]
     arguments += ["--host", "0.0.0.0", "--port", str(settings.port)]  # noqa: S104 - inside a container; the host decides what is published
+    arguments += TASKS[settings.task]
     if settings.dtype != "auto":
         arguments += ["--dtype", settings.dtype]
     if settings.quantization:
@@ -390,7 +390,7 @@ def _pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     return tuple((_text(name, key), _text(name, entry)) for key, entry in value.items())
 
 
-_READERS = {
+_READERS: dict[str, Any] = {
     "str": _text,
     "int": _integer,
     "float": _number,

@@ -13,6 +13,7 @@ author: The gpuops.fleet contributors (@gpuops)
 description:
   - Asks the health route, lists the models with, without and with a wrong key, asks for a completion at once and as a
     stream, measures how long completions take, and asks each known route without a key.
+  - Of a server that embeds (O(task=embed)) it asks for embeddings instead, and for no stream.
   - Fails when one of the checks does. Needs nothing but Python where it runs.
   - Nothing is changed at the server. Routes that would pause or change it are asked by a method that they don't take.
 extends_documentation_fragment:
@@ -50,26 +51,35 @@ options:
     description: Route that answers without a key.
     type: str
     default: /health
+  task:
+    description:
+      - What the server is for. V(generate) asks for completions, V(embed) for embeddings at C(/v1/embeddings), each of
+        which must be a list of finite numbers that is not empty.
+    type: str
+    choices: [generate, embed]
+    default: generate
   prompt:
-    description: Text to complete.
+    description: Text to complete, or to embed.
     type: str
     default: Hello
   max_tokens:
-    description: Most tokens to ask for.
+    description: Most tokens to ask for in a completion.
     type: int
     default: 8
   requests:
-    description: How many completions to ask for, one after the other, to say how long they take.
+    description: How many completions or embeddings to ask for, one after the other, to say how long they take.
     type: int
     default: 1
   streaming:
-    description: Ask for a completion as a stream as well.
+    description: Ask for a completion as a stream as well. It has no effect with O(task=embed).
     type: bool
     default: true
   probe_routes:
     description:
       - Ask each route that vLLM is known to have, and each that the server's own description names, without a key.
         None but O(health_path) and O(public_paths) may answer, and none may fail with 5xx.
+      - Once the server limits the rate of who has no key, a route that is not there with the key either is not asked
+        without it.
     type: bool
     default: true
   public_paths:
@@ -146,6 +156,13 @@ EXAMPLES = r"""
     model: "{{ vllm_model }}"
     forbidden_paths: [/tokenize, /invocations]
 
+- name: Prove that embeddings are served
+  gpuops.fleet.endpoint_check:
+    url: http://vllm-1.acme-llm.internal:8000
+    api_key: "{{ vllm_api_key }}"
+    model: Qwen/Qwen3-Embedding-0.6B
+    task: embed
+
 # From the command line, where the key stays in its file:
 # ansible localhost -m gpuops.fleet.endpoint_check \
 #   -a "url=https://llm.example.org ca_certificate_file=gateway.pem api_key_file=gateway-key model=Qwen/Qwen3-0.6B"
@@ -156,7 +173,7 @@ checks:
   description:
     - What was checked. After a mistake in an option only the mistakes, and nothing was sent.
     - Without any answer from the server there is only C(health); without a completion there is neither C(streaming) nor
-      C(latency).
+      C(latency). With O(task=embed) there is C(embedding) instead of C(completion).
   returned: always
   type: list
   elements: dict
@@ -192,13 +209,18 @@ completion:
   returned: always
   type: dict
   sample: {text: " world", prompt_tokens: 3, completion_tokens: 8, latency_seconds: 0.41}
+embedding:
+  description: How many numbers an embedding has, tokens and seconds of the first one; null when there was none.
+  returned: always
+  type: dict
+  sample: {dimensions: 1024, prompt_tokens: 2, latency_seconds: 0.02}
 streaming:
   description: How many parts came, and when the first one did; null when it was not asked for, or was not right.
   returned: always
   type: dict
   sample: {chunks: 8, first_chunk_milliseconds: 61.2}
 latency:
-  description: How long completions took, of those that did not fail; null when the first one failed.
+  description: How long completions or embeddings took, of those that did not fail; null when the first one failed.
   returned: always
   type: dict
   sample: {requests: 50, failed: 0, p50_milliseconds: 402.1, p95_milliseconds: 455.0, p99_milliseconds: 471.3}
@@ -228,6 +250,7 @@ SPEC = {
     "api_key_file": {"type": "path", "no_log": False},
     "model": {"type": "str", "required": True},
     "health_path": {"type": "str", "default": "/health"},
+    "task": {"type": "str", "choices": ["generate", "embed"], "default": "generate"},
     "prompt": {"type": "str", "default": "Hello"},
     "max_tokens": {"type": "int", "default": 8, "no_log": False},
     "requests": {"type": "int", "default": 1},

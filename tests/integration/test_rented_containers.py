@@ -105,6 +105,7 @@ def test_a_plan_that_can_not_be_is_an_error_that_names_the_instance(setting: Set
     words = " ".join((done.stdout + done.stderr).split())
     assert "vllm-1: can't be had as wanted now" in words
     assert "3 refused for their price" in words
+    assert "In all: 0.68 USD per hour and the unknown price of vllm-1." in words
     assert setting.world.rentals == {}
 
 

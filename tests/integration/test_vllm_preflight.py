@@ -26,6 +26,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"vllm_model_source": "torrent"},
         "value of vllm_model_source must be one of: hub, directory, generated",
     ),
+    "task": ({"vllm_task": "rank"}, "value of vllm_task must be one of: generate, embed"),
     "model": ({"vllm_model": "https://example.org/model"}, "an address; give only the model's name"),
     "gguf": (
         {"vllm_model": "Qwen/Qwen3-8B-GGUF", "vllm_model_source": "hub"},
@@ -55,6 +56,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "memory": ({"vllm_memory_mib": 33554432}, "Take a larger host or lower vllm_memory_mib"),
     "limit": ({"vllm_cpu_kv_cache_gib": 40}, "needs at least 43008. Raise it, lower vllm_cpu_kv_cache_gib"),
     "gpu_build": ({"vllm_gpu": True}, "vllm_image_build builds an image for the CPU, but vllm_gpu is true"),
+    "weights_twice": (
+        {"vllm_model_source": "directory", "vllm_model_directory": "model_directory"},
+        # MiB: 2048 for the server, 4096 for the context, and 2048 for the safetensors alone.
+        "needs at least 8192.",
+    ),
     "cpu_image": ({"vllm_image_build": False}, "which needs a GPU, and vllm_gpu is false"),
     "shared": (
         ON_GPU | {"vllm_tensor_parallel_size": 2, "vllm_gpu_count": 2},
@@ -86,8 +92,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def refused(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     work = tmp_path_factory.mktemp("vllm")
     (work / "empty").write_text("")
+    (work / "model").mkdir()
+    (work / "model" / "config.json").write_text("{}")
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        with (work / "model" / name).open("wb") as weights:
+            weights.truncate(2 << 30)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        words = {"empty": str(work / "empty"), "taken": listener.getsockname()[1]}
+        words = {
+            "empty": str(work / "empty"),
+            "model_directory": str(work / "model"),
+            "taken": listener.getsockname()[1],
+        }
         hosts = {}
         for name, (values, _sentence) in BAD.items():
             named = {key: words.get(value, value) if isinstance(value, str) else value for key, value in values.items()}

@@ -32,6 +32,8 @@ class Faults:
     completion_statuses: list[int] = field(default_factory=list)  # for one request each; then 200
     always_fails: int = 0
     text: str = "xxxx"
+    # Given: it was started to embed, and completes nothing.
+    embedding: Any = None
     health_status: int = 200
     stream: tuple[str, ...] | None = STREAM
     # Route to status, for whoever asks without a key.
@@ -39,6 +41,8 @@ class Faults:
     description: Any = None
     # Retry-After of the next answers, each of which is a 429; "" sends none.
     limited: list[str] = field(default_factory=list)
+    # So many requests without the key are still served; then each is a 429. None: no limit.
+    keyless_left: int | None = None
     redirect_to: str = ""
     drips: bool = False
 
@@ -58,6 +62,7 @@ class Server:
 def serving(faults: Faults | None = None, certificate: tuple[str, str] | None = None) -> Iterator[Server]:
     """certificate: PEM text and its key, for a server that speaks TLS as localhost."""
     wrong = faults or Faults()
+    answers = "/v1/completions" if wrong.embedding is None else "/v1/embeddings"
     asked: list[tuple[str, str, dict[str, str], bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,11 +78,16 @@ def serving(faults: Faults | None = None, certificate: tuple[str, str] | None = 
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             asked.append((self.command, self.path, dict(self.headers), body))
             may = not wrong.key or self.headers.get("Authorization") == f"Bearer {wrong.key}"
+            too_many = not may and wrong.keyless_left == 0
+            if not may and wrong.keyless_left:
+                wrong.keyless_left -= 1
             if wrong.redirect_to:
                 self._answer(308, {}, {"Location": wrong.redirect_to + self.path})
             elif wrong.limited:
                 wait = wrong.limited.pop(0)
                 self._answer(429, {"error": "too many"}, {"Retry-After": wait} if wait else {})
+            elif too_many:
+                self._answer(429, {"error": "too many"}, {"Retry-After": "60"})
             elif self.path == "/health":
                 self._answer(wrong.health_status, {})
             elif not self.headers.get("Authorization") and (self.command, self.path) in wrong.open:
@@ -88,7 +98,7 @@ def serving(faults: Faults | None = None, certificate: tuple[str, str] | None = 
                 self._answer(401, {"error": "Unauthorized"})
             elif (self.command, self.path) == ("GET", "/v1/models"):
                 self._answer(200, {"data": [{"id": wrong.model}]})
-            elif (self.command, self.path) == ("POST", "/v1/completions"):
+            elif (self.command, self.path) == ("POST", answers):
                 self._complete(json.loads(body))
             else:
                 self._answer(404, {"detail": "Not Found"})
@@ -102,12 +112,24 @@ def serving(faults: Faults | None = None, certificate: tuple[str, str] | None = 
                 self._answer(status, {"error": {"message": "EngineCore died", "code": status}})
             elif wrong.drips:
                 self._drip()
+            elif wrong.embedding is not None:
+                self._embed(wanted)
             elif wanted.get("stream") and wrong.stream is not None:
                 self._stream(wrong.stream)
             else:
                 usage = {"prompt_tokens": 1, "completion_tokens": wrong.tokens}
                 named = wrong.answering_model or wanted["model"]
                 self._answer(200, {"model": named, "choices": [{"text": wrong.text}], "usage": usage})
+
+        def _embed(self, wanted: Any) -> None:
+            """As vLLM answers one text."""
+            if "input" not in wanted:
+                self._answer(400, {"error": {"message": "Field required", "code": 400}})
+                return
+            data = [{"index": 0, "object": "embedding", "embedding": wrong.embedding}]
+            usage = {"prompt_tokens": 3, "total_tokens": 3, "completion_tokens": 0, "prompt_tokens_details": None}
+            named = wrong.answering_model or wanted["model"]
+            self._answer(200, {"object": "list", "model": named, "data": data, "usage": usage})
 
         def _stream(self, parts: tuple[str, ...]) -> None:
             self.send_response(200)
@@ -129,7 +151,8 @@ def serving(faults: Faults | None = None, certificate: tuple[str, str] | None = 
         def _answer(self, status: int, document: Any, headers: Mapping[str, str] | None = None) -> None:
             data = json.dumps(document).encode()
             self.send_response(status)
-            for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+            body = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+            for name, value in {**(headers or {}), **body}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)

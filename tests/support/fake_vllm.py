@@ -4,8 +4,9 @@
 """Stands in for the command `vllm`: writes down how it was started, and serves the way vLLM does.
 
 With routes that need no key, with its own check of the key under /v1, and with each --middleware class added last, so
-that it is the outermost. While the file FAKE_VLLM_BROKEN is there, it answers for its health and fails what it is for,
-as the real one does with a model whose layers its kernels don't know.
+that it is the outermost. With --runner pooling it has the route for embeddings, and none for completions. While the
+file FAKE_VLLM_BROKEN is there, it answers for its health and fails what it is for, as the real one does with a model
+whose layers its kernels don't know.
 """
 
 from __future__ import annotations
@@ -47,13 +48,28 @@ def make_app(arguments: list[str]) -> FastAPI:
     def models() -> dict[str, Any]:
         return {"data": [{"id": after(arguments, "--served-model-name")}]}
 
-    @app.post("/v1/completions")
-    def complete(question: dict[str, Any]) -> Any:
+    def answered(answer: Any) -> Any:
         if os.path.exists(os.environ["FAKE_VLLM_BROKEN"]):
             return JSONResponse({"error": {"message": "EngineCore encountered an issue."}}, 500)
+        return answer
+
+    def complete(question: dict[str, Any]) -> Any:
+        stream = 'data: {"choices": [{"text": "blue"}]}\n\ndata: [DONE]\n\n'
         if question.get("stream"):
-            return Response('data: {"choices": [{"text": "blue"}]}\n\ndata: [DONE]\n\n', media_type="text/event-stream")
-        return {"choices": [{"text": "blue"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+            return answered(Response(stream, media_type="text/event-stream"))
+        return answered({"choices": [{"text": "blue"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    def embed(question: dict[str, Any]) -> Any:
+        if "input" not in question:
+            return JSONResponse({"error": {"message": "Field required", "code": 400}}, 400)
+        data = [{"index": 0, "object": "embedding", "embedding": [0.6, -0.8, 0.0]}]
+        usage = {"prompt_tokens": 3, "total_tokens": 3, "completion_tokens": 0, "prompt_tokens_details": None}
+        return answered({"object": "list", "model": question["model"], "data": data, "usage": usage})
+
+    if after(arguments, "--runner") == "pooling":
+        app.post("/v1/embeddings")(embed)
+    else:
+        app.post("/v1/completions")(complete)
 
     for name in [value for word, value in itertools.pairwise(arguments) if word == "--middleware"]:
         module, _dot, found = name.rpartition(".")

@@ -45,14 +45,20 @@ def host(name: str, *roles: str, checks: list[Any] | None = None, done: bool = T
         ),
         # Only what was asked for is due.
         ([host("a", "kafka", checks=[GOOD]), host("b", "vllm", done=False)], False, True, ["a: can be reached"]),
-        ([host("b", "vllm", done=False)], False, False, []),
-        ([], True, False, []),
+        ([host("b", "vllm", done=False)], False, False, ["something was verified"]),
+        ([], True, False, ["something was verified"]),
     ],
 )
 def test_what_it_is_made_of(hosts: list[dict[str, Any]], everything: bool, ok: bool, names: list[str]) -> None:
     found = verdict(hosts, ["kafka"], everything)
     assert (found["ok"], [check["name"] for check in found["checks"]]) == (ok, names)
     assert all(check["fix"] for check in found["checks"] if not check["ok"])
+
+
+def test_whoever_asks_for_what_is_not_there_is_told_what_is() -> None:
+    """As with a typing error in --tags, which Ansible takes for a tag that nothing has."""
+    (check,) = verdict([host("a", "kafka"), host("b", "vllm", "gateway")], [], False)["checks"]
+    assert check["fix"] == "Ask by --tags for gateway or kafka or vllm, or leave --tags out."
 
 
 def test_in_a_real_run_a_host_that_failed_before_is_in_it(tmp_path: Path) -> None:

@@ -14,16 +14,24 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.gpuops.fleet.plugins.module_utils import _endpoint, _endpoint_checks, _endpoint_routes
 from ansible_collections.gpuops.fleet.plugins.module_utils._endpoint_checks import check_endpoint
 from support.certificates import DAY, pair
 from support.fake_clock import FakeClock
 from support.fake_endpoint import KEY, STREAM, Faults, serving
+from support.local_play import ROOT
 
 ALL = [
     *("health", "refused_without_key", "refused_with_wrong_key", "model", "completion"),
     *("streaming", "latency", "open_routes"),
 ]
+# How long the playbook verify lets a gateway keep it waiting.
+(OF_VERIFY,) = (
+    task["gpuops.fleet.endpoint_check"]["max_wait_seconds"]
+    for task in yaml.safe_load((ROOT / "playbooks/tasks/verify/gateway.yml").read_text())
+    if "gpuops.fleet.endpoint_check" in task
+)
 
 
 def checked(url: str | None, **values: Any) -> dict[str, Any]:
@@ -195,6 +203,40 @@ def test_a_rate_limit_is_waited_for_as_it_says_within_bounds(monkeypatch: pytest
     words = "status 429: it limits the rate and says to come back in 60 s, which is longer than may be waited"
     assert detail(result, "health") == words
     assert "max_wait_seconds" in result["checks"][0]["fix"]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_small_limit_for_who_has_no_key_leaves_the_check_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    """As a gateway with gateway_rate_limit_per_minute 5, whose key for this check is unlimited; twice in a row."""
+    faults = Faults(keyless_left=5, open={("POST", "/v1/completions"): 400} if opened else {})
+    clock = FakeClock().install(monkeypatch)
+
+    def a_minute_later() -> None:
+        faults.keyless_left = 5
+
+    clock.on_sleep = a_minute_later
+    with serving(faults) as server:
+        for _time in range(2):
+            result = checked(server.url, max_wait_seconds=OF_VERIFY)
+            names = [check["name"] for check in result["checks"] if not check["ok"]]
+            assert names == (["refused_without_key", "open_routes"] if opened else [])
+            assert result["open_routes"] == (["POST /v1/completions"] if opened else [])
+        keyless = [asked for asked in server.asked if KEY not in asked[2].get("Authorization", "")]
+    assert set(clock.slept) == {60}
+    assert sum(clock.slept) <= 240
+    # Those that a key finds are asked without it, whatever the limit.
+    assert sum(method == "POST" and path == "/v1/completions" for method, path, *_rest in keyless) >= 3 * 2
+    assert "not, as it limits the rate and they are not there even with the key" in detail(result, "open_routes")
+
+
+def test_a_limit_that_lasts_is_no_proof_of_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeClock().install(monkeypatch)
+    with serving(Faults(keyless_left=5)) as server:
+        result = checked(server.url, max_wait_seconds=OF_VERIFY)
+    assert [check["name"] for check in result["checks"] if not check["ok"]] == ["open_routes"]
+    assert "then stopped at GET /v1/models: status 429" in detail(result, "open_routes")
 
 
 def test_a_key_that_a_server_repeats_is_taken_out(tmp_path: pathlib.Path) -> None:

@@ -149,6 +149,7 @@ def rent(providers: dict[str, tuple[World, Provider]], name: str, **more: Any) -
         {"model_revision": "v1"},
         {"model_source": "generated"},
         {"port": 9000},
+        {"task": "embed"},
         {"dtype": "half"},
         {"quantization": "fp8"},
         {"max_model_len": 4096},
@@ -170,6 +171,7 @@ def test_another_rental_is_wanted_where_its_start_is_another_one(said: dict[str,
 def test_a_default_is_the_same_as_nothing_said() -> None:
     plain = {"model": "Qwen/Qwen3-0.6B", "gpu": True}
     said = {"served_model_name": "Qwen/Qwen3-0.6B", "port": "8000", "max_num_seqs": 0, "extra_arguments": []}
+    said["task"] = "generate"
     assert computed(plain | said)["computed_from"] == computed(plain)["computed_from"] == plain
 
 

@@ -93,6 +93,14 @@ def test_optional_arguments_appear_only_when_asked_for() -> None:
     assert arguments[-2:] == ["--seed", "1"]
 
 
+def test_a_model_that_embeds_is_started_as_one_and_how_it_is_converted_is_left_to_vllm() -> None:
+    assert after(command(task="embed"), "--runner") == "pooling"
+    assert "--convert" not in command(task="embed")
+    # As ever: another argument would restart each server that runs.
+    assert command(task="generate") == command()
+    assert "--runner" not in command()
+
+
 def test_arguments_are_what_the_upstream_entry_point_expects() -> None:
     described = _vllm.describe({"model": MODEL})
     assert described["command"] == ["vllm", "serve", *described["arguments"]]
@@ -161,6 +169,9 @@ REFUSED = [
     ({"model_source": "generated", "model_revision": "main"}, "vllm_model_source: hub"),
     ({"model_revision": "../x"}, "no branch, tag or commit"),
     ({"served_model_name": "two words"}, "vllm_served_model_name"),
+    ({"task": "rank"}, "vllm_task is 'rank', which is unknown; it must be one of: generate, embed"),
+    ({"task": "embed", "extra_arguments": ["--runner=generate"]}, "has --runner: set vllm_task"),
+    ({"extra_arguments": ["--convert", "embed"]}, "has --convert: set vllm_task to embed"),
     ({"port": 0}, "between 1024 and 65535"),
     ({"port": 80}, "between 1024 and 65535"),
     ({"port": 65536}, "between 1024 and 65535"),
