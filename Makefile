@@ -14,7 +14,7 @@ LOCAL_PROVIDER := ansible-playbook playbooks/local_provider.yml -e local_provide
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup:
+setup: ## prepare this machine: .venv, and for the provider local an engine, host images and a registry
 	@scripts/setup runtime
 	@$(LOCAL_PROVIDER)
 
@@ -66,7 +66,7 @@ sanity:
 	scripts/sanity
 
 unit:
-	pytest -q --numprocesses 2 tests/unit
+	pytest -q --numprocesses 3 tests/unit
 
 test: ## every test; begins by destroying the demo, and ends so
 	@scripts/test

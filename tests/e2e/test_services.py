@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from ansible_collections.gpuops.fleet.plugins.module_utils import _endpoint_routes
 from demo import SERVICES, Fleet, Service, http
 
 TOPICS = ("gpu.metrics.v1", "token.usage.v1", "gpu.metrics.v1.dlq", "token.usage.v1.dlq")
@@ -95,6 +97,17 @@ def test_model_answers_with_its_key_and_only_with_it(fleet: Fleet) -> None:
         assert http(f"{url}/v1/completions", wish, other, certificate)[0] == 401
     assert http(f"{url}/health", certificate=certificate)[0] == 200
     assert http(f"{url}/metrics", None, key, certificate)[0] == 404
+
+
+def test_every_route_of_the_model_server_is_known_to_the_check_that_asks_them(fleet: Fleet) -> None:
+    """vLLM says at its start which it has."""
+    vllm = fleet.service("vllm")
+    lines = vllm.machine.run("journalctl --unit=vllm.service --output=cat --no-pager").splitlines()
+    found = [re.search(r"Route: (\S+), Methods: ", line) for line in lines]
+    there = {re.sub("{.*?}", "none", one[1]) for one in found if one}
+    assert "/v1/completions" in there
+    # By another method than the route's own it is answered with 405, so the path is enough.
+    assert there - {route.path for route in _endpoint_routes.KNOWN} == {"/health"}
 
 
 def test_topics_exist(fleet: Fleet) -> None:

@@ -31,6 +31,7 @@ HARMLESS = [
     "sleep",
     "stat",
     "tail",
+    "tee",
     "timeout",
 ]
 

@@ -7,42 +7,32 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 from ansible_collections.gpuops.fleet.plugins.module_utils import _gpus
 from ansible_collections.gpuops.fleet.plugins.module_utils._vllm import Settings, build_arguments
+from support.every_task import every_task
 from support.local_play import ROOT, run_plays
 
 CHECK = "gpuops.fleet.endpoint_check"
 MODEL = "acme/Planted-8B"
 
 
-def tasks(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """All tasks of plays or of a file of tasks, those in blocks too."""
-    for entry in entries:
-        yield entry
-        for part in ("pre_tasks", "tasks", "post_tasks", "block", "rescue", "always"):
-            yield from tasks(entry.get(part) or [])
-
-
-def checks_of_endpoints() -> dict[str, str]:
-    """By file and task: what stands there as the model that must be served."""
+def checks_of_endpoints(option: str) -> dict[str, str]:
+    """By file and task: what stands there as this option, such as the model that must be served."""
     found = {}
     for path in [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("roles/*/tasks/*.yml")]:
         loaded = yaml.safe_load(path.read_text())
-        for task in tasks(loaded if isinstance(loaded, list) else []):
+        for task in every_task(loaded if isinstance(loaded, list) else []):
             if CHECK in task:
-                found[f"{path.relative_to(ROOT)}: {task['name']}"] = str(task[CHECK]["model"])
+                found[f"{path.relative_to(ROOT)}: {task['name']}"] = str(task[CHECK][option])
     return found
 
 
-def test_every_check_of_an_endpoint_asks_for_the_model_that_is_served(tmp_path: pathlib.Path) -> None:
-    """Of hosts and of container rentals; with nothing said but the model, and with another name for clients."""
-    expressions = checks_of_endpoints()
+def asked_by_hosts(work: pathlib.Path, expressions: dict[str, str], said: dict[str, Any]) -> dict[str, Any]:
+    """What these expressions of checks are for each host, of which this was said."""
     assert len(expressions) >= 2
-    said = {"model": {"vllm_model": MODEL}, "name": {"vllm_model": MODEL, "vllm_served_model_name": "planted-name"}}
     play = {
         "hosts": "all",
         "gather_facts": False,
@@ -51,21 +41,38 @@ def test_every_check_of_an_endpoint_asks_for_the_model_that_is_served(tmp_path: 
             {
                 "ansible.builtin.copy": {
                     "content": "{{ asked | to_json }}",
-                    "dest": str(tmp_path / "{{ inventory_hostname }}.asked"),
+                    "dest": str(work / "{{ inventory_hostname }}.asked"),
                     "mode": "0600",
                 },
                 "vars": {"asked": expressions},
             }
         ],
     }
-    done = run_plays(tmp_path, [play], said)
+    done = run_plays(work, [play], said)
     assert done.returncode == 0, done.stdout + done.stderr
+    return {host: json.loads((work / f"{host}.asked").read_text()) for host in said}
+
+
+def test_every_check_of_an_endpoint_asks_for_the_model_that_is_served(tmp_path: pathlib.Path) -> None:
+    """Of hosts and of container rentals; with nothing said but the model, and with another name for clients."""
+    expressions = checks_of_endpoints("model")
+    said = {"model": {"vllm_model": MODEL}, "name": {"vllm_model": MODEL, "vllm_served_model_name": "planted-name"}}
+    asked = asked_by_hosts(tmp_path, expressions, said)
     for host, values in said.items():
         settings = {name.removeprefix("vllm_"): value for name, value in values.items()}
         arguments = build_arguments(Settings.from_mapping(settings))
         served = arguments[arguments.index("--served-model-name") + 1]
-        asked = json.loads((tmp_path / f"{host}.asked").read_text())
-        assert asked == dict.fromkeys(expressions, served)
+        assert asked[host] == dict.fromkeys(expressions, served)
+
+
+def test_every_check_of_an_endpoint_asks_for_what_the_server_was_started_for(tmp_path: pathlib.Path) -> None:
+    expressions = checks_of_endpoints("task")
+    said = {"unsaid": {"vllm_model": MODEL}, "embeds": {"vllm_model": MODEL, "vllm_task": "embed"}}
+    asked = asked_by_hosts(tmp_path, expressions, said)
+    assert asked == {
+        "unsaid": dict.fromkeys(expressions, "generate"),
+        "embeds": dict.fromkeys(expressions, "embed"),
+    }
 
 
 def gpus_rented_by(example: pathlib.Path) -> set[str]:

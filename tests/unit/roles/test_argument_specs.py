@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,37 @@ def test_every_default_has_a_comment(role: Path) -> None:
 def test_readme_names_every_variable(role: Path) -> None:
     readme = (role / "README.md").read_text(encoding="utf-8")
     assert [key for key in options(role) if f"`{key}`" not in readme] == []
+
+
+def rows(role: Path) -> list[tuple[str, str]]:
+    """Variable and default of each row in the tables of a README."""
+    readme = (role / "README.md").read_text(encoding="utf-8").replace("\\|", "PIPE")
+    found = re.findall(rf"^\| `({role.name}_\w+)` \|(.*?)\|", readme, re.MULTILINE)
+    return [(name, cell.strip().replace("PIPE", "|")) for name, cell in found]
+
+
+def told_truly(cell: str, default: Any) -> bool:
+    """A default stands there as it is. One that is computed, a long list and an address may be told in words."""
+    said = cell.strip("`")
+    if said in ("", "empty"):
+        return default in ("", None)
+    if normal(default) in (said, cell) or yaml.safe_load(said.replace("{{", "$")) == default:
+        return True
+    if "{{" in str(default):
+        return not re.fullmatch(r"`\{\{.*\}\}`", cell)
+    is_long = (isinstance(default, list) and default != []) or str(default).startswith("https://")
+    return is_long and "`" not in cell
+
+
+@pytest.mark.parametrize("role", ROLES, ids=NAMES)
+def test_tables_of_the_readme_have_the_defaults(role: Path) -> None:
+    defaults = load(role / "defaults/main.yml") or {}
+    required = {name for name, option in options(role).items() if option.get("required")}
+    assert rows(role), "no table of variables"
+    assert [name for name, _cell in rows(role) if name not in options(role)] == []
+    assert [name for name, cell in rows(role) if (cell == "required") != (name in required)] == []
+    told = [(name, cell, defaults[name]) for name, cell in rows(role) if name in defaults]
+    assert [row for row in told if not told_truly(*row[1:])] == []
 
 
 @pytest.mark.parametrize("role", ROLES, ids=NAMES)

@@ -11,22 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from support.every_task import every_task
 
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
 INCLUDES = ("ansible.builtin.include_role", "ansible.builtin.include_tasks")
 
 
-def _tasks(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for entry in entries:
-        yield entry
-        for part in ("block", "rescue", "always"):
-            yield from _tasks(entry.get(part, []))
-
-
 def _includes() -> Iterator[Any]:
     tagged = [path.parents[1] for path in sorted(ROLES.glob("*/tasks/main.yml")) if "tags:" in path.read_text()]
     for path in [path for role in tagged for path in sorted(role.glob("tasks/*.yml"))]:
-        for task in _tasks(yaml.safe_load(path.read_text())):
+        for task in every_task(yaml.safe_load(path.read_text())):
             for module in INCLUDES:
                 if module in task:
                     role = path.parents[1].name

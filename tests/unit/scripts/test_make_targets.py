@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 
 import pytest
 from support.fake_commands import ANSWERS, DENIED, NONE_RUNS, ROOT, Commands
@@ -284,3 +285,67 @@ def test_failures_shows_the_verdicts_of_the_steps_that_failed(checkout: pathlib.
         "fatal: [kafka-1]: FAILED! => {}",
         "",
     ]
+
+
+@pytest.fixture
+def steps(checkout: pathlib.Path, commands: Commands) -> Callable[[str], tuple[int, dict[str, str]]]:
+    """Run the steps of `make test` with commands that do nothing; who failed in the end, and what each step said."""
+    for file in (ROOT / "molecule").glob("*/molecule.yml"):
+        (checkout / "molecule" / file.parent.name).mkdir(parents=True)
+        (checkout / "molecule" / file.parent.name / "molecule.yml").touch()
+    (checkout / "scripts" / "molecule").write_text('#!/bin/sh\necho "$MOLECULE_SHARED_DEPLOYMENT: $*"\n')
+    (checkout / "Makefile").write_text("check:\n\t@true;\n")
+    logs = checkout / "build" / "logs"
+    logs.mkdir()
+    commands.fake("ansible-playbook", 'echo "$@"')
+    commands.fake("pytest", 'echo "$@"')
+
+    def run(scale: str) -> tuple[int, dict[str, str]]:
+        make = pathlib.Path(shutil.which("make") or "make")
+        asked = ("--file", "scripts/steps.mk", "--jobs=2", "--keep-going")
+        done = commands.run(make, *asked, directory=checkout, TEST_SCALE=scale)
+        return done.returncode, {file.stem: file.read_text() for file in logs.glob("*.log")}
+
+    return run
+
+
+def test_steps_of_the_demo_wait_for_each_other_and_for_nothing_else(
+    checkout: pathlib.Path, commands: Commands, steps: Callable[[str], tuple[int, dict[str, str]]]
+) -> None:
+    # All others are slow.
+    wait = f"until grep -q 'playbooks/provision.yml' {commands.directory}/called; do sleep 0.1; done"
+    commands.fake("pytest", f'case "$*" in *tests/integration) {wait} ;; esac')
+    own_hosts = f'[ -n "$MOLECULE_SHARED_DEPLOYMENT" ] || {wait}'
+    (checkout / "scripts" / "molecule").write_text(f"#!/bin/sh\n{own_hosts}\n")
+    status, said = steps("1")
+    assert status == 0
+    assert sorted(said) == ["artifact", "check", "demo", "e2e", "integration", "make-room", "molecule", "own-hosts"]
+    called = [re.findall(r"(?:tests|playbooks)/[a-z0-9.]+", call)[0] for call in commands.called()]
+    assert sorted(called[:2]) == ["playbooks/site.yml", "tests/integration"]
+    assert called[2:] == ["tests/e2e", "tests/artifact", "playbooks/provision.yml"]
+    assert not (checkout / "build" / "failed.txt").exists()
+
+
+def test_a_step_that_fails_holds_up_only_what_needs_it(
+    checkout: pathlib.Path, commands: Commands, steps: Callable[[str], tuple[int, dict[str, str]]]
+) -> None:
+    commands.fake("ansible-playbook", "exit 2")
+    commands.fake("pytest", "exit 1")
+    status, said = steps("1")
+    assert status != 0
+    assert sorted(said) == ["check", "demo", "integration", "own-hosts"]
+    assert sorted((checkout / "build" / "failed.txt").read_text().split()) == ["demo", "integration"]
+
+
+@pytest.mark.parametrize("scale", ["1", "10"])
+def test_every_scenario_of_molecule_is_run_at_least_in_the_long_form(
+    steps: Callable[[str], tuple[int, dict[str, str]]], scale: str
+) -> None:
+    status, said = steps(scale)
+    assert status == 0
+    own, shared = (set(said[name].split(": ")[1].split("\n")[0].split()) for name in ("own-hosts", "molecule"))
+    every = {file.parent.name for file in (ROOT / "molecule").glob("*/molecule.yml")}
+    assert own & shared == set()
+    assert (own | shared == every) == (scale == "10")
+    assert {"service", "fleet", "kafka"} < own | shared <= every
+    assert ("rolling_upgrade" in said["e2e"]) == (scale == "1"), "left out of the short form alone"
