@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -79,6 +80,33 @@ def test_haproxy_takes_the_configuration_with_every_option_in_use(tmp_path: path
     assert (written.read_text(), written.stat().st_mode & 0o777) == (key, 0o640)
     assert (tmp_path / "gateway" / "certificate.pem").read_text() == certificate
     assert key.splitlines()[1] not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("follows", "stale"), [(False, True), (True, False)])
+def test_a_server_with_another_address_in_the_hosts_file_is_a_reason_to_reload(
+    tmp_path: pathlib.Path, haproxy: str, follows: bool, stale: bool
+) -> None:
+    """By what the unit itself notes at its start, and the role compares."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("10.0.0.5 vllm-1.acme.internal\n")
+    done = gateway_role.run_step(
+        tmp_path,
+        "configure",
+        {
+            "gateway_servers": SERVERS,
+            "gateway_upstream_api_key": "planted-internal-key-5e11",
+            "gateway_follow_names": follows,
+            "__gateway_hosts_file": str(hosts),
+        },
+    )
+    assert done.returncode == 0, done.stdout
+    lines = (tmp_path / "gateway.service").read_text().splitlines()
+    (notes,) = [line for line in lines if line.startswith("ExecStartPost=") and line.endswith("/loaded'")]
+    subprocess.run(["sh", "-c", notes.removeprefix("ExecStartPost=")], check=True)
+    look = ["sha256sum", "--check", "--status", str(tmp_path / "run" / "loaded")]
+    assert subprocess.run(look, check=False).returncode == 0
+    hosts.write_text("10.0.0.9 vllm-1.acme.internal\n")
+    assert (subprocess.run(look, check=False).returncode == 1) is stale
 
 
 @pytest.mark.parametrize(
@@ -205,3 +233,21 @@ def test_keys_are_generated_once_and_gone_when_nobody_names_them(tmp_path: pathl
     assert tool("keys", tmp_path, "a")["removed"] == ["b"]
     tool("keys", tmp_path, "a", "b")
     assert (tmp_path / "b").read_text() != first["b"]
+
+
+def test_an_empty_key_is_made_anew_and_gives_nobody_anothers_name(tmp_path: pathlib.Path, haproxy: str) -> None:
+    variables: dict[str, Any] = {
+        "gateway_servers": SERVERS,
+        "gateway_upstream_api_key": "planted-internal-key-5e11",
+        "gateway_api_keys": [{"name": "alpha", "unlimited": True}, {"name": "beta"}],
+    }
+    secrets = tmp_path / "gateway" / "secrets"
+    for _run in range(2):
+        done = gateway_role.run_step(tmp_path, "configure", variables)
+        assert done.returncode == 0, done.stdout
+        lines = (secrets / "keys.map").read_text().splitlines()[1:]
+        known = {name: digest for digest, name in (line.split() for line in lines)}
+        keys = {name: (secrets / "keys" / name).read_bytes() for name in ("alpha", "beta")}
+        assert known == {name: hashlib.sha256(key).hexdigest().upper() for name, key in keys.items()}
+        assert all(len(key) == 40 for key in keys.values())
+        (secrets / "keys" / "alpha").write_text("")

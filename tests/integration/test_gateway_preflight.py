@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 import pathlib
 import socket
 from typing import Any
 
 import pytest
 from support.certificates import DAY, pair
+from support.fake_commands import Commands
 from support.free_port import free_port
 from support.refusals import refusals, said
 
@@ -39,6 +41,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no-systemd": ({"tried_as_if_systemd_ran": False}, "instead of systemd"),
     "no-servers": ({"gateway_servers": []}, "gateway_servers is empty"),
 }
+# What the HAProxy that is there says, or else apt-cache, and what is said about it; nothing where it may do.
+OLDER: dict[str, tuple[str, str, str]] = {
+    "noble": ("HAProxy version 2.8.16-0ubuntu0.24.04.2 2026/03/05 - https://haproxy.org/", "", ""),
+    "bookworm": ("", "2.6.12-1+deb12u4", ""),
+    "exactly": ("HAProxy version 2.6.5-1 2022/09/03", "", ""),
+    "two-digits": ("HAProxy version 2.10.0", "", ""),
+    "nobody-knows": ("", "(none)", ""),
+    "before": ("HAProxy version 2.6.4-1 2022/08/22", "", "before has HAProxy 2.6.4 as "),
+    "jammy": ("HAProxy version 2.4.30-0ubuntu0.22.04.1 2026/01/29", "3.0.1-1", "jammy has HAProxy 2.4.30 as "),
+    "bullseye": ("HA-Proxy version 2.2.9-2+deb11u6 2023/08/12", "", "bullseye has HAProxy 2.2.9 as "),
+    "bare-jammy": ("", "2.4.30-0ubuntu0.22.04.1", "bare-jammy would get HAProxy 2.4.30 from its packages"),
+}
+
+
+def programs_of(work: pathlib.Path, name: str, version: str, candidate: str) -> pathlib.Path:
+    """A directory with an apt-cache and, where it says a version, a haproxy."""
+    commands = Commands(work / f"programs-of-{name}")
+    commands.fake("apt-cache", f"printf 'haproxy:\\n  Installed: (none)\\n  Candidate: {candidate}\\n'")
+    if version:
+        commands.fake("haproxy", f"echo '{version}'; echo 'Status: long-term supported branch'")
+    return commands.bin
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +86,16 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             "gateway_https_port": free_port(),
             "gateway_http_port": 0,
             "gateway_metrics_port": free_port(),
+            "tried_programs": str(programs_of(work, "good", "HAProxy version 3.0.11-1+deb13u2 2026/03/01", "")),
         }
         hosts: dict[str, tuple[str, dict[str, Any]]] = {"good": ("gateway", good)}
         for name, (values, _sentence) in BAD.items():
             named = {key: words.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
             hosts[name] = ("gateway", {**good, **named})
-        return refusals(work, hosts, {"__gateway_unit_directory": str(work)})
+        for name, (version, candidate, _sentence) in OLDER.items():
+            hosts[name] = ("gateway", {**good, "tried_programs": str(programs_of(work, name, version, candidate))})
+        places = {"__gateway_unit_directory": str(work), "__gateway_haproxy": "{{ tried_programs }}/haproxy"}
+        return refusals(work, hosts, places, PATH=f"{{{{ tried_programs }}}}:{os.environ['PATH']}")
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -77,6 +104,18 @@ def test_refused_in_one_sentence(refused: pathlib.Path, name: str) -> None:
     assert BAD[name][1] in words
     assert "planted" not in words
     assert "PRIVATE" not in words
+
+
+@pytest.mark.parametrize("name", [name for name, (*_program, sentence) in OLDER.items() if sentence])
+def test_an_older_haproxy_is_refused_with_its_version(refused: pathlib.Path, name: str) -> None:
+    words = said(refused, name)
+    assert OLDER[name][-1] in words
+    assert "and the gateway needs 2.6.5 or newer. Take a host with Debian 12, Ubuntu 24.04 or newer" in words
+
+
+@pytest.mark.parametrize("name", [name for name, (*_program, sentence) in OLDER.items() if not sentence])
+def test_a_haproxy_that_may_do_is_accepted(refused: pathlib.Path, name: str) -> None:
+    assert not (refused / f"{name}.refused").exists(), (refused / f"{name}.refused").read_text()
 
 
 def test_what_can_work_is_accepted(refused: pathlib.Path) -> None:

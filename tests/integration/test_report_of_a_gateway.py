@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.certificates import DAY, signed
-from support.fake_endpoint import KEY, serving
+from support.fake_endpoint import KEY, Faults, serving
 from support.local_play import ROOT, run_plays
 
 ADDRESS = "192.0.2.44"
@@ -70,17 +70,22 @@ def given(*names: str) -> tuple[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine to paste the line for")
-def test_the_line_works_for_a_given_certificate_of_a_private_authority(report: Report) -> None:
+@pytest.mark.parametrize("task", ["generate", "embed"])
+def test_the_line_works_for_a_given_certificate_of_a_private_authority(report: Report, task: str) -> None:
     certificate, key = given("localhost", "llm.example.org")
-    with serving(certificate=(certificate, key)) as server:
+    embedding = [0.6, -0.8] if task == "embed" else None
+    with serving(Faults(embedding=embedding), certificate=(certificate, key)) as server:
         port = server.url.rpartition(":")[2]
-        endpoint = report(certificate, gateway_tls_certificate=certificate, gateway_https_port=port)
+        told = {"vllm_task": task} if embedding else {}
+        endpoint = report(certificate, gateway_tls_certificate=certificate, gateway_https_port=port, **told)
         assert endpoint["url"] == f"https://localhost:{port}"
         done = subprocess.run(
             ["bash", "-c", endpoint["curl"]], capture_output=True, text=True, check=False, timeout=120
         )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["usage"]["completion_tokens"] > 0
+    answer = json.loads(done.stdout)
+    assert answer["data"][0]["embedding"] == embedding if embedding else answer["usage"]["completion_tokens"] > 0
+    assert endpoint["task"] == task
     assert endpoint["tls_fingerprint"] is None, "what somebody signed is renewed, and trusted by its signer"
 
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from support.fake_endpoint import KEY, Faults, serving
 from support.tiny_service import BAD, GOOD, Tiny, tiny
 
 # Fixtures are used by their names.
@@ -107,3 +108,40 @@ def test_only_a_model_server_that_answers_a_completion_is_a_good_one(
     assert "runs, but answered a completion with HTTP 500" in said
     assert tiny.runs() == f"image: {GOOD}"
     assert "planted" not in good.stdout + bad.stdout
+
+
+@pytest.mark.parametrize(
+    ("faults", "task", "words"),
+    [
+        ({"embedding": [0.6, -0.8]}, "embed", ""),
+        ({"embedding": []}, "embed", "runs, but answered a text to embed with HTTP 200"),
+        ({"embedding": [0.6, None]}, "embed", "runs, but answered a text to embed with HTTP 200"),
+        ({"embedding": "AACAPw=="}, "embed", "runs, but answered a text to embed with HTTP 200"),
+        ({"embedding": [0.6], "always_fails": 500}, "embed", "with HTTP 500"),
+        ({}, "embed", "does not serve that: see whether vllm_task should be generate."),
+        ({"embedding": [0.6]}, "generate", "does not serve that: see whether vllm_task should be embed."),
+        ({"embedding": [0.6], "key": None}, "embed", "Status code was 200 and not [401]"),
+    ],
+)
+def test_a_model_server_that_embeds_is_a_good_one_when_it_gives_a_vector(
+    tiny: Tiny, faults: dict[str, Any], task: str, words: str
+) -> None:
+    (tiny.work / "secrets").mkdir()
+    (tiny.work / "secrets/api_key").write_text(KEY)
+    with serving(Faults(**faults)) as server:
+        done = tiny.run(
+            "verify",
+            "vllm",
+            service_name="vllm",
+            vllm_model="acme/tiny",
+            vllm_task=task,
+            vllm_listen_address="127.0.0.1",
+            vllm_port=int(server.url.rpartition(":")[2]),
+            vllm_healthy_timeout_seconds=30,
+            __vllm_directory=str(tiny.work),
+            __vllm_start={"served_model_name": "acme/tiny"},
+        )
+    said = " ".join(done.stdout.split())
+    assert (done.returncode == 0) is (words == ""), said
+    assert words in said
+    assert KEY not in said

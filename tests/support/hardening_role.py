@@ -17,6 +17,7 @@ from support.local_play import run_here, step
 MACHINE: dict[str, Any] = {
     "container": "none",
     "stale": [],
+    "texts": {},
     "directories": [],
     "docker": True,
     "sysctl_differs": [],
@@ -48,7 +49,6 @@ def units(**states: str) -> dict[str, dict[str, str]]:
         found[name] = {
             "load": word if word in ("masked", "not-found") else "loaded",
             "active": "active" if word == "active" else "inactive",
-            "enabled": "",
         }
     return found
 

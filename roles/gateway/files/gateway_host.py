@@ -53,8 +53,9 @@ def keys(directory: str, *arguments: str) -> dict[str, Any]:
     """A key that is gone from the settings must not come to life again with its old value."""
     dry_run, names = _dry_run(arguments)
     place = pathlib.Path(directory)
-    there = {path.name for path in place.iterdir()} if place.is_dir() else set()
-    missing, left = sorted(set(names) - there), sorted(there - set(names))
+    there = {path.name: path.lstat().st_size for path in place.iterdir()} if place.is_dir() else {}
+    # An empty one is no key.
+    missing, left = sorted(name for name in set(names) if not there.get(name)), sorted(there.keys() - set(names))
     if not dry_run:
         for name in left:
             (place / name).unlink()

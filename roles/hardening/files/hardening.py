@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the role hardening asks of a host, and the trial of its SSH options.
 
-look WISHES: answer in JSON how far the host is from the wishes (JSON: files, sysctl, units, drop_in); changes nothing.
+look WISHES: answer in JSON how far the host is from the wishes (JSON: files, sysctl, at_least, units); changes nothing.
 apply CANDIDATE: give sshd these options on trial. confirm: keep them. rollback: put back what was there before.
 """
 
@@ -276,27 +276,33 @@ def setting(proc: pathlib.Path, name: str) -> str | None:
         return None
 
 
+def beyond(names: list[str], wanted: dict[str, Any], now: dict[str, str | None]) -> dict[str, str]:
+    """Of these settings, each the stricter the higher it is, those that the kernel has higher than wanted."""
+    found = {name: now[name] or "" for name in names}
+    return {name: value for name, value in found.items() if value.isdigit() and int(value) > int(wanted[name])}
+
+
+def with_settings(text: str, settings: dict[str, str]) -> str:
+    """A text of sysctl.d, with these settings in the place of its own."""
+    for name, value in settings.items():
+        text = re.sub(rf"(?m)^{re.escape(name)} = .*$", f"{name} = {value}", text)
+    return text
+
+
 def units(names: list[str]) -> dict[str, dict[str, str]]:
-    shown = execute(["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState", *names], may_fail=True)
+    shown = execute(["systemctl", "show", "--property=LoadState,ActiveState", *names], may_fail=True)
     found = {}
     for name, block in zip(names, shown.strip().split("\n\n"), strict=False):
         words = dict(line.partition("=")[::2] for line in block.splitlines())
-        found[name] = {
-            "load": words.get("LoadState", ""),
-            "active": words.get("ActiveState", ""),
-            "enabled": words.get("UnitFileState", ""),
-        }
+        found[name] = {"load": words.get("LoadState", ""), "active": words.get("ActiveState", "")}
     return found
 
 
 def root_password(shadow: str) -> str:
     """Whether root has a password: set, empty (anybody is let in at the console) or none."""
-    for line in shadow.splitlines():
-        user, _colon, rest = line.partition(":")
-        if user == "root":
-            word = rest.partition(":")[0]
-            return "empty" if not word else "none" if word[0] in "*!" else "set"
-    return "none"
+    found = re.search(r"(?m)^root:([^:\n]*)", shadow)
+    word = found[1] if found else "*"
+    return "empty" if not word else "none" if word[0] in "*!" else "set"
 
 
 def look_at_ssh(wanted: dict[str, str] | None, places: Places, server: bool) -> dict[str, Any]:
@@ -342,35 +348,31 @@ def look(wishes: dict[str, Any], places: Places) -> dict[str, Any]:
     wanted = next((file for file in wishes["files"] if file["path"] == str(places.drop_in)), None)
     ssh = look_at_ssh(wanted, places, found.get("ssh.service", {}).get("load") == "loaded")
     now = {name: setting(places.proc, name) for name in wishes["sysctl"]}
-    known = {
-        name: shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin") is not None
-        for name in ("unattended-upgrade", "augenrules")
-    }
-    parents = [pathlib.Path(file["path"]).parent for file in wishes["files"]]
-    answer: dict[str, Any] = {
+    stays = beyond(wishes["at_least"], wishes["sysctl"], now)
+    settings = {name: " ".join(str(value).split()) for name, value in {**wishes["sysctl"], **stays}.items()}
+    files = [{**file, "text": with_settings(file["text"], stays)} for file in wishes["files"]]
+    path = "/usr/bin:/usr/sbin:/bin:/sbin"
+    known = {name: shutil.which(name, path=path) is not None for name in ("unattended-upgrade", "augenrules")}
+    parents = [pathlib.Path(file["path"]).parent for file in files]
+    return {
         "container": container or "none",
-        "stale": [file["path"] for file in wishes["files"] if file is not wanted and stale(file)],
+        "stale": [file["path"] for file in files if file["path"] != str(places.drop_in) and stale(file)],
+        "texts": {file["path"]: file["text"] for file in files},
         "directories": sorted({str(parent) for parent in parents if parent.is_dir()}),
         "docker": pathlib.Path("/etc/docker").is_dir(),
         "sysctl_differs": sorted(
-            f"{name} is {is_now}"
-            for name, is_now in now.items()
-            if is_now is not None and is_now != " ".join(str(wishes["sysctl"][name]).split())
+            f"{name} is {is_now}" for name, is_now in now.items() if is_now is not None and is_now != settings[name]
         ),
         "sysctl_unknown": sorted(name for name, is_now in now.items() if is_now is None),
         "units": found,
         "programs": known,
         **ssh,
         "root_password": root_password(places.shadow.read_text(encoding="utf-8")),
-        "audit_possible": False,
-        "audit_merged": False,
-        "audit_loaded": 0,
+        # Without auditd there is none of these programs, and they answer nothing.
+        "audit_possible": bool(execute(["auditctl", "-s"], may_fail=True)),
+        "audit_merged": "No change" in execute(["augenrules", "--check"], may_fail=True),
+        "audit_loaded": execute(["auditctl", "-l"], may_fail=True).count(AUDIT_KEY),
     }
-    if known["augenrules"]:
-        answer["audit_possible"] = bool(execute(["auditctl", "-s"], may_fail=True))
-        answer["audit_merged"] = "No change" in execute(["augenrules", "--check"], may_fail=True)
-        answer["audit_loaded"] = execute(["auditctl", "-l"], may_fail=True).count(AUDIT_KEY)
-    return answer
 
 
 def main(arguments: list[str] | None = None, places: Places | None = None) -> int:

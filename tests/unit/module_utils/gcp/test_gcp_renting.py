@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.gpuops.fleet.plugins.module_utils import _marker, _rent
+from ansible_collections.gpuops.fleet.plugins.module_utils import _clock, _marker, _rent
 from ansible_collections.gpuops.fleet.plugins.module_utils._models import Instance, Status, Wish
 from ansible_collections.gpuops.fleet.plugins.module_utils._provider import (
     Ambiguous,
@@ -60,11 +60,14 @@ def test_what_is_rented_is_what_is_listed(provider: gcp.GcpProvider) -> None:
 
 
 def test_a_machine_with_gpus_never_migrates_and_ends_by_itself(provider: gcp.GcpProvider, world: World) -> None:
-    made = rent(provider, marker=marker(8))
+    wanted = marker(8)
+    ends_at = wanted.expiry_epoch_hours * 3600
+    longest = ends_at - _clock.now()
+    made = rent(provider, marker=wanted)
     scheduling = rental(world, made.id).wire["scheduling"]
     assert (scheduling["onHostMaintenance"], scheduling["automaticRestart"]) == ("TERMINATE", True)
     assert scheduling["instanceTerminationAction"] == "DELETE"
-    assert 7 * 3600 <= int(scheduling["maxRunDuration"]["seconds"]) <= 8 * 3600
+    assert ends_at - _clock.now() - 1 <= int(scheduling["maxRunDuration"]["seconds"]) <= longest
 
 
 def test_a_spot_machine_without_an_end_is_deleted_when_it_is_taken_back(

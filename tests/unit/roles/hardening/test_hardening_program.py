@@ -21,7 +21,7 @@ OWN_LINES = (
 )
 # What sshd gives the shell of a login.
 SHELL = "A=b\0LOGNAME=ubuntu\0SSH_CONNECTION=c 1 h 22\0"
-LOADED = "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+LOADED = "LoadState=loaded\nActiveState=active\n"
 
 
 hardening = load_program(SCRIPT)
@@ -207,7 +207,7 @@ def look(monkeypatch: pytest.MonkeyPatch, places: Any, answers: dict[str, str], 
         return next((answer for beginning, answer in answers.items() if words.startswith(beginning)), "")
 
     monkeypatch.setattr(hardening, "execute", execute)
-    seen: dict[str, Any] = hardening.look({"files": [], "sysctl": {}, "units": [], **wishes}, places)
+    seen: dict[str, Any] = hardening.look({"files": [], "sysctl": {}, "at_least": [], "units": [], **wishes}, places)
     return seen
 
 
@@ -235,11 +235,39 @@ def test_kernel_settings_that_differ(monkeypatch: pytest.MonkeyPatch, places: An
     assert seen["container"] == "docker"
 
 
+@pytest.mark.parametrize(
+    ("now", "written", "differs"),
+    [("0", "1", ["kernel.yama.ptrace_scope is 0"]), ("1", "1", []), ("2", "2", []), ("3", "3", []), ("", "1", [])],
+)
+def test_a_kernel_that_is_stricter_already_stays_so(
+    monkeypatch: pytest.MonkeyPatch, places: Any, tmp_path: Path, now: str, written: str, differs: list[str]
+) -> None:
+    """One that can't be lowered (3) would make sysctl fail, and no file of ours loosens any at the next boot."""
+    settings = {"fs.suid_dumpable": 0, "kernel.yama.ptrace_scope": 1}
+    for name, value in {"fs/suid_dumpable": "0", "kernel/yama/ptrace_scope": now}.items():
+        (places.proc / "sys" / name).parent.mkdir(parents=True)
+        if value:
+            (places.proc / "sys" / name).write_text(f"{value}\n")
+    text = "fs.suid_dumpable = 0\nkernel.yama.ptrace_scope = {}\n"
+    file = tmp_path / "99-ours.conf"
+    wishes: dict[str, Any] = {
+        "files": [{"path": str(file), "text": text.format(1), "mode": "0644"}],
+        "sysctl": settings,
+        "at_least": ["kernel.yama.ptrace_scope"],
+    }
+    seen = look(monkeypatch, places, {}, **wishes)
+    assert (seen["texts"], seen["stale"]) == ({str(file): text.format(written)}, [str(file)])
+    assert seen["sysctl_differs"] == differs
+    file.write_text(text.format(written))
+    file.chmod(0o644)
+    assert look(monkeypatch, places, {}, **wishes)["stale"] == []
+
+
 def test_units_are_told_apart(monkeypatch: pytest.MonkeyPatch, places: Any) -> None:
     shown = (
-        "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\n"
-        "LoadState=masked\nActiveState=inactive\nUnitFileState=masked\n\n"
-        "LoadState=not-found\nActiveState=inactive\nUnitFileState=\n"
+        "LoadState=loaded\nActiveState=active\n\n"
+        "LoadState=masked\nActiveState=inactive\n\n"
+        "LoadState=not-found\nActiveState=inactive\n"
     )
     seen = look(monkeypatch, places, {"systemctl show": shown}, units=["ssh.service", "apt-daily.timer", "ntp.service"])
     assert {name: unit["load"] for name, unit in seen["units"].items()} == {

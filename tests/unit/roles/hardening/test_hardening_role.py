@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from support import hardening_role
 from support.fake_commands import Commands
+from support.local_play import ROOT
 
 # Says that a unit is installed, and does not run.
 SYSTEMCTL = """case "$1" in
-show) printf 'LoadState=loaded\\nActiveState=inactive\\nUnitFileState=disabled\\n' ;;
+show) printf 'LoadState=loaded\\nActiveState=inactive\\n' ;;
 is-enabled) echo disabled; exit 1 ;;
 esac"""
 # Each has one in the archives of NVIDIA, Docker, Debian or Ubuntu.
@@ -159,6 +160,39 @@ def test_kernel_settings_fit_a_host_of_containers(machine: Played) -> None:
     assert found["net.ipv4.conf.all.rp_filter"] == found["net.ipv4.conf.default.rp_filter"] == "2"
     assert (found["kernel.sysrq"], found["kernel.kptr_restrict"]) == ("0", "2"), "what the user says wins"
     assert [name for name in found if NOT_OURS.fullmatch(name) or NOT_OURS.match(name)] == []
+
+
+def test_settings_of_a_stricter_kernel_stay_but_for_what_the_user_says(tmp_path: Path) -> None:
+    """Twice through the role's own program, over a kernel of this test's: the second time there is nothing to do."""
+    kernel = {"kernel/kptr_restrict": "2", "kernel/yama/ptrace_scope": "3", "fs/protected_fifos": "2"}
+    for name, value in kernel.items():
+        (tmp_path / "proc/sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "proc/sys" / name).write_text(f"{value}\n")
+    (tmp_path / "shadow").write_text("root:*:1::::::\n")
+    commands = Commands(tmp_path / "commands")
+    for name in ("augenrules", "auditctl", "systemctl", "systemd-detect-virt"):
+        commands.fake(name, "")
+    program = (ROOT / "roles/hardening/files/hardening.py").read_text()
+    for place in ("proc", "shadow"):
+        program = re.sub(rf'Path\("/(etc/)?{place}"\)', f'Path("{tmp_path / place}")', program)
+    done = [
+        hardening_role.play(
+            tmp_path,
+            ["look", "configure"],
+            {},
+            programs=str(commands.bin),
+            __hardening_program_text=program,
+            __hardening_seen="{{ __hardening_look.stdout | from_json }}",
+            hardening_ssh=False,
+            hardening_sysctl={"fs.protected_fifos": 1},
+        )
+        for _time in range(2)
+    ]
+    assert [run.returncode for run in done] == [0, 0], done[0].stdout + done[0].stderr
+    found = settings((tmp_path / "sysctl/99-zz-gpuops-fleet.conf").read_text())
+    assert (found["kernel.kptr_restrict"], found["kernel.yama.ptrace_scope"]) == ("2", "3")
+    assert found["fs.protected_fifos"] == "1", "what the user says wins"
+    assert "changed=0" in done[1].stdout
 
 
 def test_audit_rules_load_at_boot_before_docker_is_there(machine: Played) -> None:

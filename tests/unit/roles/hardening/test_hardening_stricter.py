@@ -16,7 +16,7 @@ from support.local_play import ROOT
 
 hardening = load_program(ROOT / "roles/hardening/files/hardening.py")
 WANTED = (ROOT / "roles/hardening/templates/sshd.conf.j2").read_text()
-LOADED = "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+LOADED = "LoadState=loaded\nActiveState=active\n"
 DEFAULTS = "PermitRootLogin prohibit-password\nAuthenticationMethods any\nLoginGraceTime 120\n"
 
 
@@ -85,7 +85,9 @@ class Host:
 
     def look(self) -> dict[str, Any]:
         file = {"path": str(self.places.drop_in), "text": WANTED, "mode": "0644"}
-        seen: dict[str, Any] = hardening.look({"files": [file], "sysctl": {}, "units": ["ssh.service"]}, self.places)
+        seen: dict[str, Any] = hardening.look(
+            {"files": [file], "sysctl": {}, "at_least": [], "units": ["ssh.service"]}, self.places
+        )
         return seen
 
     def hardens(self) -> dict[str, str]:
@@ -199,7 +201,7 @@ def test_what_was_stricter_only_for_a_while_does_not_stay(host: Host) -> None:
 def test_options_that_only_our_file_makes_work_are_told(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.refuses = "`sshd -T -f /dev/stdin` failed with 255: Disabled method"
     file = {"path": str(host.places.drop_in), "text": WANTED, "mode": "0644"}
-    wishes = {"files": [file], "sysctl": {}, "units": ["ssh.service"]}
+    wishes = {"files": [file], "sysctl": {}, "at_least": [], "units": ["ssh.service"]}
     assert hardening.main(["look", json.dumps(wishes)], host.places) == 1
     said = capsys.readouterr().err
     assert said == f"hardening: Mend this host's own SSH options, without {host.places.drop_in}: {host.refuses}\n"
