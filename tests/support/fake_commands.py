@@ -22,6 +22,7 @@ HARMLESS = [
     "env",
     "grep",
     "mkdir",
+    "nice",
     "paste",
     "python3",
     "rm",
