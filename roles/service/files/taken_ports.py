@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import glob
 import ipaddress
 import json
 import os
@@ -175,10 +176,11 @@ def look(ports: set[int], proc: pathlib.Path) -> Host:
     listeners = [listener for table in ("tcp", "tcp6") for listener in listening(proc / "net" / table, ports)]
     sockets = {listener.socket for listener in listeners}
     processes: dict[str, list[Process]] = {}
-    for link in proc.glob("[0-9]*/fd/*") if sockets else ():
+    # Not pathlib's glob, which stumbles over a process that ends meanwhile.
+    for link in glob.iglob(f"{proc}/[0-9]*/fd/*") if sockets else ():
         with contextlib.suppress(OSError):  # ended meanwhile
             if (name := os.readlink(link)) in sockets:
-                place = link.parents[1]
+                place = pathlib.Path(link).parents[1]
                 process = Process(int(place.name), (place / "comm").read_text().strip(), (place / "cgroup").read_text())
                 processes.setdefault(name, []).append(process)
     return Host(listeners, processes, functools.cache(running_containers))

@@ -103,6 +103,23 @@ def test_a_program_is_named_with_its_unit(machine: Machine) -> None:
     assert machine.in_use_by(["127.0.0.1"]) == "nginx (process 812, unit nginx.service)"
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, ProcessLookupError])
+def test_a_program_that_ends_meanwhile_is_no_problem(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    machine.listens("127.0.0.1", 8000, 812, "nginx")
+    (machine.proc / "813" / "fd").mkdir(parents=True)
+    scandir = os.scandir
+
+    def ended(path: Any) -> Any:
+        if str(path).endswith("/813/fd"):
+            raise error(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", ended)
+    assert machine.in_use_by(["127.0.0.1"]) == "nginx (process 812)"
+
+
 def test_a_program_of_no_unit_is_named_by_its_number(machine: Machine) -> None:
     machine.listens("127.0.0.1", 8000, 77, "python3", "0::/user.slice/session-3.scope\n")
     assert machine.in_use_by(["127.0.0.1"]) == "python3 (process 77)"
