@@ -37,10 +37,9 @@ molecule: make-room
 destroy: molecule
 	@$(STEP) $@ ansible-playbook -i $(fleet) playbooks/destroy.yml
 
-# These have deployments of their own. One that fails holds up no other. They give way to the demo, which is the longer
-# way: all hosts together get no more of a processor than one program of this machine does.
+# These have deployments of their own. One that fails holds up no other.
 others:
-	@status=0; for step in $(others); do nice -n 5 $(MAKE) --file scripts/steps.mk --no-print-directory $$step || status=1; done; \
+	@status=0; for step in $(others); do $(MAKE) --file scripts/steps.mk --no-print-directory $$step || status=1; done; \
 		exit $$status
 
 integration:

@@ -22,7 +22,6 @@ HARMLESS = [
     "env",
     "grep",
     "mkdir",
-    "nice",
     "paste",
     "python3",
     "rm",
